@@ -1,0 +1,37 @@
+# make demo and make test need python3 (3.11 or newer) and nothing else: each makes what it lacks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/mini
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/installed
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.train --config=configs/mini.py --workdir=$(WORKDIR)
+	@echo "fine-tuned model: $(WORKDIR)/hf    loss: $(WORKDIR)/loss.png    log: $(WORKDIR)/metrics.jsonl"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/installed $@
+
+clean:
+	rm -rf $(VENV) runs

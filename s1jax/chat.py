@@ -1,0 +1,318 @@
+"""Delimiters and template per family; `render()`: an example as ids, each with the part it is of.
+
+Control tokens are written by the template and the delimiters alone. Questions, traces and answers
+are encoded by a tokenizer that knows no control token, so that `<|im_end|>` inside a question is
+ten ordinary characters. What lies between two control tokens is encoded as one text, so that the
+ids are those of the whole chat string (byte pairs merge across the borders of its pieces).
+Reference: `data/tokenization.py`, and the collator of `train/sft.py` for what is trained.
+"""
+
+import hashlib
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from s1jax.types import Example, UserError
+
+PROMPT, THINKING, ANSWER, END = range(4)
+PARTS = ("prompt", "thinking", "answer", "end")
+
+# For tokenizers that bring no template: what Qwen2.5's writes when no tool and no system message
+# is given, which is the text that s1 was trained on.
+CHATML = (
+    "{%- if messages[0]['role'] != 'system' %}"
+    "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud."
+    " You are a helpful assistant.<|im_end|>\\n' }}"
+    "{%- endif %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+# Stand for a question while a template is rendered, and for space around it that may be stripped.
+_QUESTION, _SPACE = "\ue000the question\ue000", "\u2003"
+_PROBE = Example("probe", "What is 1+1?\nAnd 2+2?", "It's 2.\n\n  No, wait", "two, 4.")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a family writes around thinking and answer, after the template's generation prompt."""
+
+    name: str
+    thinking: str  # opens the thinking
+    answer: str  # closes it and opens the answer
+    end: str  # closes the answer
+    answer_prefix: str = ""  # of answers that do not contain it (but for its space) already
+
+    @property
+    def controls(self) -> set[str]:
+        """The control tokens that the delimiters need."""
+        return set(re.findall(r"<\S+?>", self.thinking + self.answer + self.end))
+
+
+CHATS = {
+    chat.name: chat
+    for chat in (
+        Chat("s1", "<|im_start|>think\n", "\n<|im_start|>answer\n", "<|im_end|>\n", "Answer: "),
+        Chat(
+            "llama3",
+            "<|start_header_id|>think<|end_header_id|>\n\n",
+            "\n<|start_header_id|>answer<|end_header_id|>\n\n",
+            "<|eot_id|>",
+            "Answer: ",
+        ),
+        Chat("think", "<think>\n", "\n</think>\n\n", "<|im_end|>\n"),
+        Chat("r1", "<think>\n", "\n</think>\n\n", "<｜end▁of▁sentence｜>"),
+    )
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ChatTokenizer:
+    """A Hugging Face tokenizer in two halves: ordinary text, and a table of control tokens."""
+
+    path: Path
+    hf: Any  # transformers' PreTrainedTokenizerFast, for its template and as the oracle
+    text: Any  # tokenizers.Tokenizer without the added tokens
+    controls: dict[str, int]
+
+    @classmethod
+    def load(cls, path: Path) -> "ChatTokenizer":
+        """The tokenizer of a model directory, exactly as its tokenizer.json has it.
+
+        No class of the model's own is used, neither remote code nor one of those of transformers
+        that put their own pre-tokenizer in place of the file's. Raises UserError if there is no
+        tokenizer.json or it cannot be read.
+        """
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(
+                f"{path}: has no tokenizer.json; only a fast tokenizer can keep control tokens"
+                " and text apart, so convert the slow one with transformers first"
+            )
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
+
+        try:
+            hf = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+            parts = json.loads(hf.backend_tokenizer.to_str())
+            controls = {token["content"]: token["id"] for token in parts["added_tokens"]}
+            parts |= dict.fromkeys(("post_processor", "truncation", "padding"))
+            text = Tokenizer.from_str(json.dumps(parts | {"added_tokens": []}))
+        except Exception as error:  # tokenizers raises bare Exception, transformers all kinds
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{file}: cannot be read as a fast tokenizer: {reason}") from error
+        return cls(path, hf, text, controls)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The highest id, plus one: what an embedding must have at least."""
+        return 1 + max(self.hf.backend_tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 of all that decides about ids: the tokenizer and the chat template."""
+        what = [self.hf.backend_tokenizer.to_str(), self.template]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+    @property
+    def template(self) -> Any:
+        """The tokenizer's own chat template (or templates by name), else ChatML in Qwen's words."""
+        return self.hf.chat_template or CHATML
+
+    @cached_property
+    def prompt(self) -> tuple[str, str, bool]:
+        """The text before and after a question, and whether the template strips the question."""
+        try:
+            text = self.hf.apply_chat_template(
+                [{"role": "user", "content": _SPACE + _QUESTION + _SPACE}],
+                chat_template=None if self.hf.chat_template else CHATML,
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string="26 Jul 2024",  # or Llama's writes today's into the training data
+            )
+        except Exception as error:  # a template is a program and may raise anything
+            raise UserError(f"{self.path}: its chat template fails: {error}") from error
+        strips = _SPACE not in text
+        around = text.split(_QUESTION if strips else _SPACE + _QUESTION + _SPACE)
+        if len(around) != 2:
+            raise UserError(
+                f"{self.path}: its chat template writes a user's message {len(around) - 1} times"
+                " as it is; it must do so once"
+            )
+        return around[0], around[1], strips
+
+    def encode(self, texts: Sequence[str]) -> list[Any]:
+        """The encodings of ordinary texts. UserError if one has a control token's id after all."""
+        encodings = self.text.encode_batch(texts, add_special_tokens=False)
+        control_ids = set(self.controls.values())
+        for encoding in encodings:
+            if not control_ids.isdisjoint(encoding.ids):
+                name = next(t for t, i in self.controls.items() if i in encoding.ids)
+                raise UserError(
+                    f"{self.path}: writes control token {name!r} where it is ordinary text of an"
+                    " example; its model must be byte-level BPE"
+                )
+        return encodings
+
+    def decode_pieces(self, ids: Iterable[int]) -> list[str]:
+        """What each id shows: joined, they are the text.
+
+        A character spread over several ids appears with its last one.
+        """
+        names = {i: name for name, i in self.controls.items()}
+        pieces: list[str] = []
+        waiting: list[int] = []
+        for i in map(int, ids):
+            if i in names:
+                if waiting:
+                    pieces[-1] = self.text.decode(waiting)
+                pieces.append(names[i])
+                waiting = []
+                continue
+            waiting.append(i)
+            shown = self.text.decode(waiting)
+            pieces.append("" if shown.endswith("�") and len(waiting) < 4 else shown)
+            if pieces[-1]:
+                waiting = []
+        if waiting:
+            pieces[-1] = self.text.decode(waiting)
+        return pieces
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """An example as the model sees it; all but PROMPT is trained."""
+
+    tokens: Int[np.ndarray, " T"]  # int32
+    parts: UInt8[np.ndarray, " T"]  # PROMPT, THINKING, ANSWER or END
+
+
+def render(tokenizer: ChatTokenizer, chat: Chat, example: Example) -> Rendered:
+    """The ids of one example, each with its part. UserError if the tokenizer cannot write it."""
+    return render_all(tokenizer, chat, [example])[0]
+
+
+def render_all(tokenizer: ChatTokenizer, chat: Chat, examples: Sequence[Example]) -> list[Rendered]:
+    """`render()` of each, encoded together on all cores."""
+    _check(tokenizer, chat)
+    rows = []
+    for example in examples:
+        prompt, completion = _halves(tokenizer, chat, example)
+        # Apart: at inference the prompt is encoded when there is no completion yet.
+        rows.append([*_runs(prompt), *_runs(completion)])
+    return _encode(tokenizer, rows)
+
+
+Piece = tuple[int, str | int]  # a part, and text or the id of a control token
+
+
+@dataclass(frozen=True)
+class Run:
+    """A control token, or the text between two: what is encoded as one."""
+
+    content: str | int
+    starts: list[tuple[int, int]]  # from which character on it is of which part
+
+
+@lru_cache(maxsize=16)
+def _check(tokenizer: ChatTokenizer, chat: Chat) -> None:
+    """Raises UserError unless our ids of plain text are those of the tokenizer itself."""
+    needed = set(chat.controls)
+    if not tokenizer.hf.chat_template:
+        needed |= {"<|im_start|>", "<|im_end|>"}
+    if missing := sorted(needed - set(tokenizer.controls)):
+        fits = [c.name for c in CHATS.values() if c.controls <= set(tokenizer.controls)]
+        raise UserError(
+            f"{tokenizer.path}: has no token {' and no '.join(missing)}, which"
+            f' model.chat="{chat.name}" writes'
+            + (f"; it has those of {', '.join(fits)}" if fits else "")
+        )
+    names = {i: name for name, i in tokenizer.controls.items()}
+    for half in _halves(tokenizer, chat, _PROBE):
+        ours = _encode(tokenizer, [list(_runs(half))])[0].tokens.tolist()
+        whole = "".join(names[piece] if isinstance(piece, int) else piece for _, piece in half)
+        theirs = tokenizer.hf.backend_tokenizer.encode(whole, add_special_tokens=False).ids
+        if ours != theirs:
+            raise UserError(
+                f"{tokenizer.path}: encodes text beside a control token otherwise than alone, so"
+                " that the two cannot be kept apart; only byte-level BPE is supported"
+            )
+
+
+def _halves(
+    tokenizer: ChatTokenizer, chat: Chat, example: Example
+) -> tuple[list[Piece], list[Piece]]:
+    """The pieces of the prompt, and those of the completion."""
+
+    def written(part: int, text: str) -> list[Piece]:
+        return [(part, piece) for piece in _split(tokenizer, text)]
+
+    head, tail, strips = tokenizer.prompt
+    question = example.question.strip() if strips else example.question
+    has_prefix = chat.answer_prefix.strip() in example.answer
+    answer = example.answer if has_prefix else chat.answer_prefix + example.answer
+    # A generation prompt may have opened the thinking itself (R1's distilled models).
+    lengths = range(len(chat.thinking), -1, -1)
+    opened = next(n for n in lengths if tail.endswith(chat.thinking[:n]))
+    prompt = [*written(PROMPT, head), (PROMPT, question), *written(PROMPT, tail)]
+    completion = [
+        *written(THINKING, chat.thinking[opened:]),
+        (THINKING, example.thinking.strip()),
+        *written(ANSWER, chat.answer),
+        (ANSWER, answer.strip()),
+        *written(END, chat.end),
+    ]
+    return prompt, completion
+
+
+@lru_cache(maxsize=64)
+def _split(tokenizer: ChatTokenizer, written: str) -> list[str | int]:
+    """What template or delimiters write, as control ids and the text between them."""
+    longest_first = sorted(tokenizer.controls, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", written)
+    return [tokenizer.controls.get(piece, piece) for piece in pieces if piece]
+
+
+def _runs(pieces: Iterable[Piece]) -> Iterator[Run]:
+    for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece[1], str)):
+        if is_text:
+            text, starts = "", []
+            for part, piece in group:
+                starts.append((len(text), part))
+                text += str(piece)
+            yield Run(text, starts)
+        else:
+            yield from (Run(control, [(0, part)]) for part, control in group)
+
+
+def _encode(tokenizer: ChatTokenizer, rows: Sequence[Sequence[Run]]) -> list[Rendered]:
+    texts = [run.content for runs in rows for run in runs if isinstance(run.content, str)]
+    encodings = iter(tokenizer.encode(texts))
+    rendered = []
+    for runs in rows:
+        tokens: list[int] = []
+        parts: list[np.ndarray] = []
+        for run in runs:
+            if isinstance(run.content, int):
+                ids, offsets = [run.content], [(0, 0)]
+            else:
+                encoding = next(encodings)
+                ids, offsets = encoding.ids, encoding.offsets
+            of = np.empty(len(ids), np.uint8)
+            for char, part in run.starts:  # a token over a border is of the part it starts in
+                of[bisect_left(offsets, (char,)) :] = part
+            tokens += ids
+            parts.append(of)
+        rendered.append(Rendered(np.asarray(tokens, np.int32), np.concatenate(parts)))
+    return rendered

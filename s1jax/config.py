@@ -1,0 +1,305 @@
+"""One typed default for every experiment, and `resolve()`, which refuses what is wrong with it.
+
+A file in `configs/` starts from `default()` (an ml_collections ConfigDict, so that
+`--config.a.b=c` overrides work), sets what differs, and returns it. `resolve()` turns that into
+the frozen dataclasses below and reports every problem at once, before anything is loaded.
+The values here are s1's (reference: `train/sft.sh` and paper, appendix D).
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from s1jax.types import UserError
+
+ATTENTION = ("xla",)
+CHATS = ("s1", "llama3", "think", "r1")
+DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "dots", "full")
+TRACES = ("auto", "gemini", "deepseek")
+WEIGHTINGS = ("example", "token")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which weights, and in what arithmetic they are used."""
+
+    path: str = ""  # a Hugging Face directory, a hub id, or "mini" (the embedded model)
+    revision: str | None = None  # of a hub id: the commit to pin
+    chat: str = "s1"  # delimiters and template, a name in s1jax.chat.CHATS
+    attention: str = "xla"
+    param_dtype: str = "float32"
+    compute_dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which examples, and how they are laid into batches."""
+
+    path: str = ""  # .jsonl, .parquet, a `datasets` directory, a hub id, or "mini"
+    revision: str | None = None
+    split: str = "train"
+    traces: str = "auto"  # whose thinking, where a row has several teachers' (s1K-1.1)
+    max_examples: int | None = None
+    batch_size: int = 16  # examples a step, over the whole mesh
+    row_length: int = 32768  # tokens; longer examples are cut on the right (s1's block_size)
+    pack: bool = False  # several examples of a step in one row, kept apart by segment ids
+    max_truncated_share: float = 0.05  # of the examples; more refuses to start
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, and how a step is computed."""
+
+    epochs: int = 5
+    steps: int | None = None  # overrides epochs
+    accumulation_steps: int = 1  # slices of a batch run one after the other
+    weighting: str = "example"  # "example": mean over each one's tokens (s1's); "token": over all
+    loss_chunk_tokens: int = 1024  # tokens whose logits exist at the same time, per row
+    remat: str = "full"  # what the backward pass recomputes: a name in models.decoder.REMAT
+    max_bad_steps: int = 5  # in a row, with a loss or gradient that is not finite
+    log_every_steps: int = 1
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up from 0 and a cosine to 0."""
+
+    learning_rate: float = 1e-5
+    warmup_share: float = 0.05  # of all steps, rounded up: 16 of 315
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    decay_norms: bool = True  # as s1's transformers 4.46.1 did; biases are never decayed
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one of them may be -1, "all that are left"."""
+
+    data: int = 1
+    fsdp: int = -1
+    context: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When the state is saved, and how strictly it is taken up again."""
+
+    every_steps: int = 50
+    keep: int = 2
+    allow_changes: bool = False  # go on under another config, data set or tokenizer
+
+
+@dataclass(frozen=True)
+class Export:
+    """The Hugging Face directory at the end of the run."""
+
+    dtype: str = "bfloat16"
+    shard_bytes: int = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment; every verb reads its part."""
+
+    seed: int = 42
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    train: Train = field(default_factory=Train)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    mesh: Mesh = field(default_factory=Mesh)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    export: Export = field(default_factory=Export)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dicts, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def default() -> ConfigDict:
+    """The default experiment as a locked ConfigDict: s1's recipe with no model and no data."""
+    return _to_config_dict(Config()).lock()
+
+
+def _to_config_dict(section: Any) -> ConfigDict:
+    out = ConfigDict()
+    hints = typing.get_type_hints(type(section))
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            out[f.name] = _to_config_dict(value)
+        elif value is None:
+            out[f.name] = config_dict.placeholder(_without_none(hints[f.name]))
+        else:
+            out[f.name] = value
+    return out
+
+
+def _without_none(hint: Any) -> type:
+    if isinstance(hint, types.UnionType):
+        return next(t for t in typing.get_args(hint) if t is not type(None))
+    return typing.cast(type, hint)
+
+
+def resolve(config: ConfigDict, name: str = "config") -> Config:
+    """The frozen dataclasses of a ConfigDict.
+
+    Raises UserError that lists every unknown field (with the nearest name), every value of the
+    wrong type or out of range, and every combination that cannot run.
+    """
+    problems: list[str] = []
+    resolved = _read_section(Config, config.to_dict(), "", problems)
+    if not problems:
+        problems = check(resolved)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError("\n  ".join([f"{name}: {count}", *problems]))
+    return typing.cast(Config, resolved)
+
+
+def _read_section(cls: type, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
+    hints = typing.get_type_hints(cls)
+    kwargs: dict[str, Any] = {}
+    for key, value in values.items():
+        path = prefix + key
+        if key not in hints:
+            problems.append(f"{path} is not a field{nearest(key, hints)}")
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(value, dict):
+                kwargs[key] = _read_section(hints[key], value, path + ".", problems)
+            else:
+                problems.append(f"{path}={value!r} must be a section of fields")
+        elif not _has_type(value, hints[key]):
+            want = getattr(hints[key], "__name__", str(hints[key]))
+            problems.append(f"{path}={value!r} must be {want}, not {type(value).__name__}")
+        else:
+            kwargs[key] = float(value) if hints[key] is float else value
+    return cls(**kwargs)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_has_type(value, t) for t in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def nearest(word: str, words: typing.Iterable[str]) -> str:
+    """`: did you mean "x"?` for the closest of the words, else the list of them."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, n=1)
+    return f': did you mean "{close[0]}"?' if close else f": the choices are {', '.join(words)}"
+
+
+def check(cfg: Config) -> list[str]:
+    """Everything wrong with the values of a well-typed config, one line each."""
+    problems: list[str] = []
+
+    def require(ok: bool, problem: str) -> None:
+        if not ok:
+            problems.append(problem)
+
+    def choice(path: str, value: str, choices: typing.Iterable[str]) -> None:
+        require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
+
+    choice("model.attention", cfg.model.attention, ATTENTION)
+    choice("model.chat", cfg.model.chat, CHATS)
+    choice("model.param_dtype", cfg.model.param_dtype, DTYPES)
+    choice("model.compute_dtype", cfg.model.compute_dtype, DTYPES)
+    choice("export.dtype", cfg.export.dtype, DTYPES)
+    choice("data.traces", cfg.data.traces, TRACES)
+    choice("train.remat", cfg.train.remat, REMAT)
+    choice("train.weighting", cfg.train.weighting, WEIGHTINGS)
+
+    at_least = {
+        "data.batch_size": (cfg.data.batch_size, 1),
+        "data.row_length": (cfg.data.row_length, 2),
+        "data.max_examples": (cfg.data.max_examples, 1),
+        "train.epochs": (cfg.train.epochs, 1),
+        "train.steps": (cfg.train.steps, 1),
+        "train.accumulation_steps": (cfg.train.accumulation_steps, 1),
+        "train.loss_chunk_tokens": (cfg.train.loss_chunk_tokens, 1),
+        "train.max_bad_steps": (cfg.train.max_bad_steps, 1),
+        "train.log_every_steps": (cfg.train.log_every_steps, 1),
+        "checkpoint.every_steps": (cfg.checkpoint.every_steps, 1),
+        "checkpoint.keep": (cfg.checkpoint.keep, 1),
+        "export.shard_bytes": (cfg.export.shard_bytes, 1_000_000),
+        "seed": (cfg.seed, 0),
+    }
+    for path, (value, least) in at_least.items():
+        require(value is None or value >= least, f"{path}={value} must be at least {least}")
+
+    opt = cfg.optimizer
+    for path, rate in {
+        "optimizer.learning_rate": opt.learning_rate,
+        "optimizer.eps": opt.eps,
+        "optimizer.clip_norm": opt.clip_norm,
+    }.items():
+        require(math.isfinite(rate) and rate > 0, f"{path}={rate} must be above 0")
+    for path, decay in {"optimizer.b1": opt.b1, "optimizer.b2": opt.b2}.items():
+        require(0 <= decay < 1, f"{path}={decay} must be at least 0 and below 1")
+    require(
+        math.isfinite(opt.weight_decay) and opt.weight_decay >= 0,
+        f"optimizer.weight_decay={opt.weight_decay} must be at least 0",
+    )
+    for path, share in {
+        "optimizer.warmup_share": opt.warmup_share,
+        "data.max_truncated_share": cfg.data.max_truncated_share,
+    }.items():
+        require(0 <= share <= 1, f"{path}={share} must be between 0 and 1")
+
+    problems += _check_mesh(cfg)
+    return problems
+
+
+def _check_mesh(cfg: Config) -> list[str]:
+    problems = []
+    sizes = dataclasses.asdict(cfg.mesh)
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            problems.append(f"mesh.{axis}={size} must be at least 1, or -1 for all that are left")
+    if list(sizes.values()).count(-1) > 1:
+        problems.append("mesh: only one axis may be -1")
+    if not problems and -1 not in sizes.values():
+        problems += check_batch(cfg, sizes)
+    return problems
+
+
+def check_batch(cfg: Config, sizes: dict[str, int]) -> list[str]:
+    """What is wrong between the batch and a mesh whose sizes are all known, one line each."""
+    problems = []
+    shards = sizes["data"] * sizes["fsdp"]
+    rows = shards * cfg.train.accumulation_steps
+    if not cfg.data.pack and cfg.data.batch_size % rows:
+        what = f"mesh.data x mesh.fsdp = {shards}"
+        if cfg.train.accumulation_steps > 1:
+            what = f"mesh.data x mesh.fsdp x train.accumulation_steps = {rows}"
+        below = cfg.data.batch_size // rows * rows
+        tries = f"{below} or {below + rows}" if below else f"{rows}"
+        problems.append(
+            f"data.batch_size={cfg.data.batch_size} must divide by {what}: try {tries}"
+            " (or data.pack=True, which fills the rows that are needed)"
+        )
+    if cfg.data.row_length % sizes["context"]:
+        problems.append(
+            f"data.row_length={cfg.data.row_length} must divide by mesh.context={sizes['context']}"
+        )
+    return problems
+
+
+def to_json(cfg: Config) -> str:
+    """The resolved config as the text that is written into the workdir."""
+    return json.dumps(cfg.to_dict(), indent=2) + "\n"

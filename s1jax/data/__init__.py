@@ -1,0 +1,1 @@
+"""Examples, their labels, and the batches that they are laid into."""

@@ -1,0 +1,208 @@
+"""`load_examples()`: questions with thinking and answers, from a file, a directory or the hub.
+
+The columns of s1K, of s1K-1.1 and plain ones are known. A bad row stops everything: a message
+names its place and its column, and nothing is left out silently.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from s1jax.config import Data, nearest
+from s1jax.types import Example, UserError
+
+# Where thinking and answer are, by whose they are. In this order for data.traces="auto": s1K-1.1
+# has two teachers' traces, and the s1.1 models are trained on those of DeepSeek R1.
+COLUMNS = {
+    "deepseek": ("deepseek_thinking_trajectory", "deepseek_attempt"),
+    "gemini": ("gemini_thinking_trajectory", "gemini_attempt"),
+    "s1K": ("thinking_trajectories", "attempt"),
+    "plain": ("thinking", "answer"),
+}
+
+Row = tuple[str, Any]  # where it is, and what is there: a dict if all is well
+
+
+def load_examples(cfg: Data) -> list[Example]:
+    """The examples of `data.path`, at most `data.max_examples`, in the order of the source.
+
+    An id is the row's own, or the first 16 hex digits of the question's sha256 (as in s1).
+    Raises UserError if the source cannot be read, or with the place of the first bad row.
+    """
+    rows = _rows(cfg)
+    examples: list[Example] = []
+    places: dict[str, str] = {}
+    columns: tuple[str, str] | None = None
+    for place, row in islice(rows, cfg.max_examples):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: must be an object with a question, not {_kind(row)}")
+        columns = columns or _columns(row, cfg.traces, place)
+        example = _example(row, columns, place)
+        if example.id in places:
+            raise UserError(
+                f"{place}: id {example.id!r} is also that of {places[example.id]}"
+                + ("" if row.get("id") is not None else " (the same question: give each an id)")
+            )
+        places[example.id] = place
+        examples.append(example)
+    if not examples:
+        raise UserError(f"data.path={cfg.path}: has no examples")
+    return examples
+
+
+def _columns(row: dict[str, Any], traces: str, place: str) -> tuple[str, str]:
+    """The columns of thinking and answer, as the first row has them."""
+    if traces != "auto":
+        for column in COLUMNS[traces]:
+            if column not in row:
+                hint = nearest(column, row)
+                raise UserError(f'{place}: has no column {column} (data.traces="{traces}"){hint}')
+        return COLUMNS[traces]
+    # With a misspelt name a layout still has its other column, and the error names the nearest.
+    complete = [pair for pair in COLUMNS.values() if all(column in row for column in pair)]
+    started = [pair for pair in COLUMNS.values() if any(column in row for column in pair)]
+    for pair in (*complete, *started):
+        return pair
+    layouts = " or ".join(" and ".join(pair) for pair in COLUMNS.values())
+    raise UserError(
+        f"{place}: has no columns of thinking and answer ({layouts}); it has"
+        f" {', '.join(row) or 'none'}"
+    )
+
+
+def _example(row: dict[str, Any], columns: tuple[str, str], place: str) -> Example:
+    thinking, answer = columns
+    question = _text(row, "question", place)
+    given = row.get("id")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+        raise UserError(f"{place}: id must be a string or a whole number, not {_kind(given)}")
+    if given == "":
+        raise UserError(f"{place}: id is empty; without one the question's hash is taken")
+    return Example(
+        id=hashlib.sha256(question.encode()).hexdigest()[:16] if given is None else str(given),
+        question=question,
+        thinking=_text(row, thinking, place),
+        answer=_text(row, answer, place),
+    )
+
+
+def _text(row: dict[str, Any], column: str, place: str) -> str:
+    """The text of a column; a list of texts is joined by newlines, as in s1K's trajectories."""
+    if column not in row:
+        raise UserError(f"{place}: has no column {column}{nearest(column, row)}")
+    value = row[column]
+    if isinstance(value, list) and column in {thinking for thinking, _ in COLUMNS.values()}:
+        for item in value:
+            if not isinstance(item, str):
+                raise UserError(f"{place}: {column} must hold strings, not {_kind(item)}")
+        value = "\n".join(value)
+    if not isinstance(value, str):
+        raise UserError(f"{place}: {column} must be a string, not {_kind(value)}")
+    if not value.strip():
+        raise UserError(f"{place}: {column} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: {column} holds half of a surrogate pair, no text") from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+# --- Sources ---
+
+
+def _rows(cfg: Data) -> Iterator[Row]:
+    if not cfg.path:
+        raise UserError("data.path is empty: set it to a .jsonl, a .parquet or a hub id")
+    path, files = Path(cfg.path).expanduser(), (".jsonl", ".parquet")
+    if path.is_dir():
+        return _saved_rows(path, cfg.split)
+    if path.suffix == ".jsonl" and path.is_file():
+        return _jsonl_rows(path)
+    if path.suffix == ".parquet" and path.is_file():
+        return _parquet_rows(path)
+    if path.exists():
+        raise UserError(f"data.path={path}: must be a .jsonl, a .parquet or a directory")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.path) and path.suffix not in files:
+        return _hub_rows(cfg)
+    raise UserError(f"data.path={path}: there is no such file")
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    try:
+        lines = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"{path}: line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{place}: is not UTF-8 (byte {error.start})") from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{place}: is not JSON: {error}") from error
+            yield place, row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    yield f"{path}: row {number} (from 0)", row
+                    number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read after row {number}: {error}") from error
+
+
+def _saved_rows(path: Path, split: str) -> Iterator[Row]:
+    """The rows of what `datasets` wrote with save_to_disk()."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:  # a damaged directory: OSError, ValueError, KeyError, Arrow's
+        raise UserError(
+            f"data.path={path}: cannot be read as a directory of datasets' save_to_disk():"
+            f" {_first_line(error)}"
+        ) from error
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise UserError(f"{path}: has no split {split}{nearest(split, saved)} (data.split)")
+        saved = saved[split]
+    return _numbered(saved, str(path))
+
+
+def _hub_rows(cfg: Data) -> Iterator[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(cfg.path, revision=cfg.revision, split=cfg.split)
+    except Exception as error:  # no network, no such set, split or revision: each its own class
+        raise UserError(
+            f"data.path={cfg.path}: is no file here, and the hub's data set of that name"
+            f" (split {cfg.split}, revision {cfg.revision}) cannot be loaded: {_first_line(error)}"
+        ) from error
+    return _numbered(loaded, cfg.path)
+
+
+def _numbered(rows: Iterable[Any], source: str) -> Iterator[Row]:
+    return ((f"{source}: row {number} (from 0)", row) for number, row in enumerate(rows))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

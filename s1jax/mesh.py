@@ -1,0 +1,180 @@
+"""The mesh, the one table from array axes to mesh axes, and the shardings of anything.
+
+Every array names its axes; `RULES` says which mesh axis each of them is split over. There is no
+catch-all: an axis that the table does not know is an error.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from s1jax import config
+from s1jax.types import UserError
+
+AXES = ("data", "fsdp", "context", "tensor")
+
+MeshAxes = str | tuple[str, ...] | None
+
+RULES: dict[str, MeshAxes] = {
+    # Parameters. What has no `embed` axis (biases of heads, norms of one head) stays whole over
+    # fsdp: together 0.01% of a 32B model.
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    # Activations.
+    "batch": ("data", "fsdp"),
+    "slices": None,  # of a batch, run one after the other by gradient accumulation
+    "rows": None,  # of a batch, inside one of its shards
+    "seq": "context",
+    "features": None,
+}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array before it is made: its shape and the names of its axes."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def mesh_sizes(cfg: config.Mesh, devices: int) -> dict[str, int]:
+    """The size of each mesh axis on that many devices, -1 filled in.
+
+    Raises UserError if the sizes do not multiply to the number of devices.
+    """
+    sizes = {axis: getattr(cfg, axis) for axis in AXES}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    written = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if -1 in sizes.values():
+        if devices % fixed:
+            raise UserError(f"mesh ({written}): {devices} devices do not divide by {fixed}")
+        return {axis: devices // fixed if size == -1 else size for axis, size in sizes.items()}
+    if fixed != devices:
+        raise UserError(
+            f"mesh ({written}) needs {fixed} devices and {devices} are here:"
+            f" set one axis to -1, or the sizes to what multiplies to {devices}"
+        )
+    return sizes
+
+
+def make_mesh(cfg: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh of a config over these devices (by default all of them).
+
+    Raises UserError if the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(cfg, len(devices))
+    return jax.make_mesh(
+        tuple(sizes[axis] for axis in AXES),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=devices,
+    )
+
+
+def partition(axes: Sequence[str]) -> PartitionSpec:
+    """The PartitionSpec of an array with these axes.
+
+    Raises KeyError for an unknown axis and ValueError where one mesh axis would split two of them.
+    """
+    entries = [RULES[axis] for axis in axes]
+    used: dict[str, str] = {}
+    for axis, entry in zip(axes, entries, strict=True):
+        for mesh_axis in (entry,) if isinstance(entry, str) else entry or ():
+            if mesh_axis in used:
+                raise ValueError(
+                    f'axes {tuple(axes)}: "{used[mesh_axis]}" and "{axis}" are both split over'
+                    f' mesh axis "{mesh_axis}"'
+                )
+            used[mesh_axis] = axis
+    return PartitionSpec(*entries)
+
+
+def sharding(name: str, spec: ArraySpec, mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of one array.
+
+    Raises UserError, naming array, axis and config key, if a size does not divide.
+    """
+    parts = partition(spec.axes)
+    for axis, size, entry in zip(spec.axes, spec.shape, parts, strict=True):
+        mesh_axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
+        ways = math.prod(mesh.shape[a] for a in mesh_axes)
+        if size % ways:
+            keys = " x ".join(f"mesh.{a}={mesh.shape[a]}" for a in mesh_axes)
+            choices = [str(n) for n in range(1, size + 1) if size % n == 0 and n <= mesh.size]
+            raise UserError(
+                f'{name}: axis "{axis}" of size {size} does not divide by {keys}:'
+                f" choose one of {', '.join(choices)}"
+            )
+    return NamedSharding(mesh, parts)
+
+
+def shardings(specs: dict, mesh: jax.sharding.Mesh) -> dict:
+    """The shardings of a tree of ArraySpecs; see `sharding`."""
+    return jax.tree.map_with_path(
+        lambda path, spec: sharding(path_name(path), spec, mesh), specs, is_leaf=_is_spec
+    )
+
+
+def _is_spec(x: object) -> bool:
+    return isinstance(x, ArraySpec)
+
+
+def path_name(path: Sequence[object]) -> str:
+    """`layers/attn/q/kernel` for a key path of jax.tree_util."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """The same array, laid over the current mesh as the rules say; unchanged without a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(axes))
+
+
+def ways(axis: str) -> int:
+    """Into how many parts the current mesh splits an array axis of this name; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    entry = RULES[axis]
+    return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
+
+
+def start_distributed() -> None:
+    """Joins this process to the others of the job, if the environment names any.
+
+    An explicit address wins (COORDINATOR_ADDRESS=host:port, NUM_PROCESSES, PROCESS_ID); else a
+    SLURM job of several tasks or a TPU pod slice of several hosts is found by JAX itself.
+    Raises UserError if the explicit address is incomplete.
+    """
+    explicit = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+    given = [name for name in explicit if os.environ.get(name)]
+    if given:
+        missing = [name for name in explicit if name not in given]
+        if missing:
+            raise UserError(f"{', '.join(given)} is set in the environment but {missing[0]} is not")
+        try:
+            count, index = int(os.environ["NUM_PROCESSES"]), int(os.environ["PROCESS_ID"])
+        except ValueError as error:
+            raise UserError("NUM_PROCESSES and PROCESS_ID must be whole numbers") from error
+        jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
+    elif (
+        int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    ):
+        jax.distributed.initialize()

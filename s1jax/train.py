@@ -1,0 +1,430 @@
+"""Fine-tunes a model by s1's recipe.
+
+    python -m s1jax.train --config=configs/mini.py --workdir=/tmp/s1jax
+
+Leaves in the workdir: checkpoints/, metrics.jsonl, tensorboard/, loss.png, config.json, and hf/,
+the fine-tuned model as a Hugging Face directory. The same command goes on where it stopped.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from s1jax import cli, mini
+from s1jax.card import model_card
+from s1jax.chat import CHATS, ChatTokenizer
+from s1jax.checkpoint import Checkpoints, check_same, save_assets
+from s1jax.config import Config, check_batch, to_json
+from s1jax.data.batches import Arrays, Batches
+from s1jax.data.examples import load_examples
+from s1jax.data.labels import LabelStats, check_labels, digest, label_stats, tokenize
+from s1jax.mesh import ArraySpec, make_mesh, sharding, start_distributed
+from s1jax.metrics import (
+    RunLog,
+    format_bytes,
+    format_count,
+    format_seconds,
+    peak_flops,
+    plot_loss,
+    read_log,
+    train_flops,
+)
+from s1jax.models.hf import HFCheckpoint, open_checkpoint
+from s1jax.models.weights import load_params, save_checkpoint
+from s1jax.training.memory import memory
+from s1jax.training.step import (
+    BATCH_AXES,
+    Batch,
+    Metrics,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_step,
+)
+from s1jax.types import UserError
+
+
+class Preempted(Exception):
+    """SIGTERM came while there was nothing to save that is not saved."""
+
+
+class Stop:
+    """Whether this job was asked to end; every process of it gives the same answer for a step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Stop":
+        # In a job of several processes jax.distributed watches for SIGTERM, on each of them.
+        if jax.process_count() == 1:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, _: int, __: FrameType | None) -> None:
+        self._asked = True
+
+    def asked(self, step: int) -> bool:
+        """Whether to save and end after this many steps."""
+        if jax.process_count() > 1:
+            return bool(multihost_utils.reached_preemption_sync_point(step))
+        return self._asked
+
+    def check(self, *_: object) -> None:
+        """Raises Preempted if this process was asked to end; a progress callback."""
+        if self._asked:
+            raise Preempted
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known before the first array is made."""
+
+    cfg: Config
+    workdir: Path
+    source: HFCheckpoint
+    mesh: jax.sharding.Mesh
+    batches: Batches
+    labels: LabelStats
+    abstract: TrainState
+    meta: dict[str, Any]  # what a checkpoint must agree with
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the run's checkpoints."""
+        return self.workdir / "checkpoints"
+
+    @property
+    def done(self) -> Path:
+        """The file that says that this run has ended, and with what."""
+        return self.workdir / "done.json"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags and trains."""
+    values = cli.new_flags()
+    cli.add_config(values)
+    flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
+    values = cli.parse(values, __doc__, argv)
+    cfg, workdir = cli.config_of(values), cli.directory_of(values, "workdir")
+    start_distributed()
+    return train(cfg, workdir)
+
+
+def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = None) -> int:
+    """Trains, or goes on training, in `workdir`; returns the exit code.
+
+    Raises UserError for anything wrong with config, model, data or checkpoints.
+    """
+    with Stop() as stop:
+        try:
+            run = prepare(mini.resolve(cfg, workdir / "mini"), workdir, devices)
+            print_header(run)
+            with jax.set_mesh(run.mesh):
+                return _train(run, stop)
+        except Preempted:
+            say("stopped by SIGTERM; start again to go on")
+            return cli.PREEMPTED
+
+
+def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Run:
+    """Reads and checks everything that a run needs, weights excepted.
+
+    Raises UserError for anything wrong with config, model or data.
+    """
+    if not cfg.model.path:
+        raise UserError("model.path is empty: set it to a model directory, a hub id, or mini")
+    if not cfg.data.path:
+        raise UserError("data.path is empty: set it to a .jsonl or .parquet file, or mini")
+    source = open_checkpoint(cfg.model.path, cfg.model.revision)
+    tokenizer = ChatTokenizer.load(source.directory)
+    if tokenizer.vocab_size > source.cfg.vocab_size:
+        raise UserError(
+            f"{source.directory}: the tokenizer writes ids up to {tokenizer.vocab_size - 1}, the"
+            f" embedding has {source.cfg.vocab_size} rows"
+        )
+    if cfg.data.row_length > source.cfg.max_positions:
+        raise UserError(
+            f"data.row_length={cfg.data.row_length} is more than the model's context of"
+            f" {source.cfg.max_positions} tokens (max_position_embeddings)"
+        )
+    mesh = make_mesh(cfg.mesh, devices)
+    if problems := check_batch(cfg, dict(mesh.shape)):
+        raise UserError("\n  ".join(["config", *problems]))
+    abstract = abstract_state(cfg, source.cfg, mesh)
+
+    examples = load_examples(cfg.data)
+    tokenized = tokenize(examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length)
+    labels = label_stats(tokenized)
+    check_labels(labels, cfg.data.max_truncated_share)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    batches = Batches(tokenized, cfg, shards, mesh.shape["context"])
+    meta = {
+        "config": cfg.to_dict(),
+        "data_digest": digest(tokenized),
+        "tokenizer_digest": tokenizer.digest,
+        "model": source.raw,
+    }
+    return Run(cfg, workdir, source, mesh, batches, labels, abstract, meta)
+
+
+def _train(run: Run, stop: Stop) -> int:
+    checkpoints = Checkpoints(run.checkpoints, run.cfg.checkpoint.keep)
+    total = run.batches.total_steps
+    state = _restore(run, checkpoints)
+    if state is not None and int(state.step) == total and _is_done(run):
+        say(f"this run is done: {run.workdir / 'hf'}; nothing is left to do")
+        return cli.DONE
+    if state is None:
+        state = _load(run, stop)
+        if jax.process_index() == 0:
+            _write(run.workdir / "config.json", to_json(run.cfg))
+        save_assets(run.checkpoints, run.source.directory)
+    state = _steps(run, state, checkpoints, stop)
+    if int(state.step) < total:
+        say(f"stopped by SIGTERM after step {int(state.step)} of {total}; start again to go on")
+        return cli.PREEMPTED
+    _finish(run, state, stop)
+    return cli.DONE
+
+
+def _restore(run: Run, checkpoints: Checkpoints) -> TrainState | None:
+    """The newest good state, or None for a run that is new."""
+    saved = checkpoints.latest(warn=say)
+    if saved is None:
+        return None
+    check_same(saved.meta, run.meta, run.cfg.checkpoint.allow_changes)
+    restored = checkpoints.restore(_as_dict(run.abstract), warn=say)
+    assert restored is not None
+    say(f"going on after step {restored.step} of {run.batches.total_steps}")
+    return TrainState(**restored.state)
+
+
+def _load(run: Run, stop: Stop) -> TrainState:
+    """The state before the first step, from the weights of the model directory."""
+    started = time.monotonic()
+    params = load_params(run.source, run.mesh, run.cfg.model.param_dtype, stop.check)
+    layouts = jax.tree.map(lambda x: x.sharding, run.abstract)
+    make = jax.jit(lambda p: init_state(run.cfg, p), out_shardings=layouts, donate_argnums=0)
+    state = make(params)
+    say(f"weights loaded in {format_seconds(time.monotonic() - started)}")
+    return state
+
+
+def _steps(run: Run, state: TrainState, checkpoints: Checkpoints, stop: Stop) -> TrainState:
+    """The state after the last step, or after the one at which the job was asked to end."""
+    cfg, batches = run.cfg, run.batches
+    first, total = int(state.step), batches.total_steps
+    step_fn = _compile(run) if first < total else None
+    flops = train_flops(run.source.cfg, 1, batches.row_length)
+    log = RunLog(
+        run.workdir,
+        total_steps=total,
+        resume_step=first,
+        tensorboard=cfg.train.tensorboard,
+        flops_per_token=flops,
+        peak=peak_flops(run.mesh.devices.flatten().tolist()),
+    )
+    report = Report(log, batches)
+    waiting: tuple[int, Metrics] | None = None
+    for step in range(first, total):
+        assert step_fn is not None
+        state, metrics = step_fn(state, _to_devices(batches.arrays(step), run.mesh))
+        # The metrics of the step before: the device already works on this one while we wait.
+        if waiting is not None:
+            report(*waiting)
+        waiting = step, metrics
+        ending = stop.asked(step + 1)
+        saving = (step + 1) % cfg.checkpoint.every_steps == 0 or step + 1 == total
+        if saving or ending:
+            report(*waiting)
+            waiting = None
+            checkpoints.save(step + 1, _as_dict(state), run.meta)
+        checkpoints.check()
+        if report.bad_steps >= cfg.train.max_bad_steps:
+            checkpoints.save(step + 1, _as_dict(state), run.meta)
+            checkpoints.close()
+            raise UserError(
+                f"loss or gradients were not finite for {report.bad_steps} steps in a row, up to"
+                f" step {step}; the parameters of the last good step are saved in"
+                f" {run.checkpoints / str(step + 1)}: lower optimizer.learning_rate, or look at"
+                f" the examples named above"
+            )
+        if ending:
+            break
+    checkpoints.close()
+    log.close()
+    return state
+
+
+class Report:
+    """Tells of each step in turn, and counts those that were not finite."""
+
+    def __init__(self, log: RunLog, batches: Batches):
+        self.log, self.batches = log, batches
+        self.bad_steps = 0  # in a row, up to the last one told of
+        self._before = time.monotonic()
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        """Waits for the metrics of a step and logs them."""
+        told = jax.device_get(metrics)
+        now = time.monotonic()
+        useful, trained = self.batches.tokens(step)
+        self.log.step(
+            step,
+            loss=float(told.loss),
+            learning_rate=float(told.learning_rate),
+            gradient_norm=float(told.gradient_norm),
+            tokens=useful,
+            trained_tokens=trained,
+            step_time_s=now - self._before,
+        )
+        self._before = now
+        self.bad_steps = 0 if told.finite else self.bad_steps + 1
+        if not told.finite:
+            self.log.say(
+                f"step {step}: loss {told.loss}, gradient norm {told.gradient_norm}: not finite,"
+                f" so nothing is updated; its examples: {', '.join(self.batches.ids(step))}"
+            )
+
+
+def _compile(run: Run) -> Any:
+    """The compiled step, state donated."""
+    started = time.monotonic()
+    say("compiling ...")
+    layouts = jax.tree.map(lambda x: x.sharding, run.abstract)
+    step = make_step(run.cfg, run.source.cfg, run.batches.total_steps)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None))
+    compiled = jitted.lower(run.abstract, _abstract_batch(run)).compile()
+    say(f"compiled in {format_seconds(time.monotonic() - started)}")
+    return compiled
+
+
+def _abstract_batch(run: Run) -> Batch:
+    rows = run.batches.rows // run.cfg.train.accumulation_steps
+    spec = ArraySpec((run.cfg.train.accumulation_steps, rows, run.batches.row_length), BATCH_AXES)
+    layout = sharding("batch", spec, run.mesh)
+
+    def array(dtype: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=layout)
+
+    integers = array(np.int32)
+    return Batch(integers, integers, array(np.float32), integers, integers)
+
+
+def _to_devices(arrays: Arrays, mesh: jax.sharding.Mesh) -> Batch:
+    """The batch on its devices; each process hands over just the parts of its own."""
+    layout = sharding("batch", ArraySpec(arrays.tokens.shape, BATCH_AXES), mesh)
+    return Batch(
+        **{
+            f.name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
+            for f in dataclasses.fields(arrays)
+            for x in [getattr(arrays, f.name)]
+        }
+    )
+
+
+def _finish(run: Run, state: TrainState, stop: Stop) -> None:
+    """Writes the picture and the export, and notes that the run is done."""
+    losses = [line["loss"] for line in read_log(run.workdir / "metrics.jsonl")]
+    last = [loss for loss in losses[-10:] if loss is not None]
+    metrics = {"loss over the last 10 steps": float(np.mean(last))} if last else {}
+    if jax.process_index() == 0:
+        plot_loss(run.workdir / "metrics.jsonl", run.workdir / "loss.png")
+    save_checkpoint(
+        run.workdir / "hf",
+        run.source.raw,
+        state.params,
+        assets=run.source.directory,
+        dtype=run.cfg.export.dtype,
+        shard_bytes=run.cfg.export.shard_bytes,
+        card=model_card(
+            run.cfg,
+            data_digest=run.meta["data_digest"],
+            examples=run.labels.examples,
+            steps=run.batches.total_steps,
+            metrics=metrics,
+            hardware=_hardware(run.mesh),
+        ),
+        progress=stop.check,
+    )
+    if jax.process_index() == 0:
+        result = {
+            "step": run.batches.total_steps,
+            "data_digest": run.meta["data_digest"],
+            **metrics,
+        }
+        _write(run.done, json.dumps(result, indent=2) + "\n")
+    say(f"done: {run.workdir / 'hf'}")
+
+
+def _is_done(run: Run) -> bool:
+    try:
+        result = json.loads(run.done.read_text())
+    except (OSError, ValueError):
+        return False
+    there = (run.workdir / "hf" / "config.json").is_file()
+    return there and result.get("step") == run.batches.total_steps
+
+
+def print_header(run: Run) -> None:
+    """Says what will run and what it will keep on a device, before anything is compiled."""
+    cfg, model, batches = run.cfg, run.source.cfg, run.batches
+    sizes = " x ".join(f"{axis}={n}" for axis, n in run.mesh.shape.items() if n > 1)
+    bytes_ = memory(cfg, model, run.abstract, run.mesh, batches.rows, batches.row_length)
+    packed = "packed" if cfg.data.pack else "one example a row"
+    say(
+        f"model     {cfg.model.path}: {model.family}, {format_count(model.parameters)} parameters,"
+        f" {model.layers} layers, {cfg.model.param_dtype} held, {cfg.model.compute_dtype} computed\n"
+        f"mesh      {sizes or 'one device'} on {_hardware(run.mesh)}\n"
+        f"memory    {format_bytes(bytes_.total)} a device, about:"
+        f" {format_bytes(bytes_.parameters)} parameters, {format_bytes(bytes_.moments)} moments,"
+        f" {format_bytes(bytes_.gradients)} gradients, {format_bytes(bytes_.activations)} activations"
+        f" (remat {cfg.train.remat})\n"
+        f"data      {run.labels.examples} examples, {run.labels.trained_tokens:,} trained tokens;"
+        f" {run.labels.truncated_share:.1%} truncated\n"
+        f"steps     {batches.total_steps} of {cfg.data.batch_size} examples in {batches.rows} rows of"
+        f" {batches.row_length} tokens ({packed}); {batches.useful_share():.1%} of them useful"
+    )
+
+
+def _hardware(mesh: jax.sharding.Mesh) -> str:
+    kinds = {device.device_kind for device in mesh.devices.flatten()}
+    return f"{mesh.size} x {', '.join(sorted(kinds))}"
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def say(text: str) -> None:
+    """Prints to stderr, from one process of the job."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

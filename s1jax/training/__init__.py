@@ -1,0 +1,1 @@
+"""The loss, the optimizer, and the step that joins them."""
