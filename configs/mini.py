@@ -1,8 +1,9 @@
-"""The embedded default: a 0.5 M parameter model learns to think about small sums.
+"""The embedded default: a model of 0.66 M parameters learns to reason about small sums.
 
-    python -m s1jax.train --config=configs/mini.py --workdir=/tmp/s1jax-mini
+    python -m s1jax.train --config=configs/mini.py --workdir=runs/mini
 
-Any laptop; about 2 minutes on 2 CPU cores. The loss falls from 5.6 to below 0.5.
+Devices: any
+Hardware: a laptop's CPU. About a minute on 2 cores; the loss falls from 6.2 to about 0.7.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +18,7 @@ def get_config() -> ConfigDict:
     c.model.compute_dtype = "float32"
     c.data.path = "mini"
     c.data.row_length = 256
+    c.data.pack = True
     c.train.remat = "none"
     c.optimizer.learning_rate = 3e-3
     return c

@@ -23,8 +23,7 @@ def model_card(
         f" gradients clipped to {cfg.optimizer.clip_norm}",
         "learning rate": f"{cfg.optimizer.learning_rate}, linear warm-up over"
         f" {cfg.optimizer.warmup_share:.0%} of the steps, cosine to 0",
-        "row length": f"{cfg.data.row_length} tokens, {'packed' if cfg.data.pack else 'one example'}"
-        f"{'' if cfg.data.pack else ' a row'}",
+        "row length": f"{cfg.data.row_length} tokens",
         "precision": f"{cfg.model.param_dtype} parameters, {cfg.model.compute_dtype} compute",
         "seed": str(cfg.seed),
         "hardware": hardware,

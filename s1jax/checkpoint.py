@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -54,7 +55,6 @@ MAY_CHANGE = {  # fields of a checkpoint's meta that another run may have otherw
     "config.mesh.*": "where the arithmetic happens, not what is computed",
     "config.checkpoint.*": "how often the state is saved",
     "config.export.*": "written after the last step",
-    "config.train.log_every_steps": "what is shown",
     "config.train.tensorboard": "what is shown",
     "config.train.max_bad_steps": "when a run gives up",
     "config.train.remat": "what the backward pass recomputes, to the same values",
@@ -349,17 +349,23 @@ def _text(x: Any) -> str:
 
 
 @contextlib.contextmanager
-def _damage_named(what: str) -> Any:
-    """Turns whatever the file made Orbax, tensorstore or json raise into `_Damage`.
+def _damage_named(what: str) -> Iterator[None]:
+    """Turns whatever a file made Orbax, tensorstore or json raise into `_Damage`, everywhere.
 
-    Except what is no fault of the file: a full memory, here or on a device.
+    Each process of a job reads its own part of the arrays: what one cannot read, none must use.
+    What is no fault of the file, a full memory here or on a device, is raised as it is.
     """
+    damage = None
     try:
         yield
-    except (_Damage, UserError, MemoryError, jax.errors.JaxRuntimeError):
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         raise
+    except _Damage as error:
+        damage = error
     except Exception as error:
-        raise _Damage(f"{what} ({_reason(error)})") from error
+        damage = _Damage(f"{what} ({_reason(error)})")
+    if multihost_utils.process_allgather(np.array(damage is not None)).any():
+        raise damage or _Damage(f"{what} by another process")
 
 
 def _reason(error: Exception) -> str:
@@ -367,6 +373,7 @@ def _reason(error: Exception) -> str:
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = line.partition(" See full TensorStore details")[0]
     return line if len(line) <= 200 else line[:200] + "..."
 
 

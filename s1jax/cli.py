@@ -4,18 +4,26 @@
 75 stopped by SIGTERM with everything saved (start again to go on).
 """
 
+import errno
+import os
+import re
+import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
-from s1jax.config import Config, resolve
+from s1jax.config import Config, overridden, resolve
 from s1jax.types import UserError
 
 DONE, USER_ERROR, PREEMPTED = 0, 2, 75
+
+# What the system refuses: nothing that a traceback of ours would explain.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def new_flags() -> flags.FlagValues:
@@ -27,8 +35,9 @@ def new_flags() -> flags.FlagValues:
 
 def add_config(values: flags.FlagValues) -> None:
     """Adds `--config=configs/X.py`, whose fields `--config.a.b=c` override."""
-    config_flags.DEFINE_config_file(
-        "config", None, "the experiment, a file as in configs/", flag_values=values
+    flags.DEFINE_string("config", None, "the experiment, a file as in configs/", flag_values=values)
+    flags.DEFINE_multi_string(
+        "set", [], "a field of it, a.b=c; --config.a.b=c is the same", flag_values=values
     )
 
 
@@ -38,12 +47,9 @@ def parse(values: flags.FlagValues, doc: str, argv: Sequence[str]) -> Any:
         print(f"{doc.strip()}\n\nFlags:\n{values.get_help()}")
         raise SystemExit(DONE)
     try:
-        rest = values(list(argv))[1:]
+        rest = values([re.sub(r"^--?config\.", "--set=", arg) for arg in argv])[1:]
     except flags.Error as error:
         raise UserError(str(error)) from error
-    except (OSError, SyntaxError, ImportError, AttributeError, KeyError, TypeError) as error:
-        # Raised by the config file itself: by reading it, or by what its get_config() did.
-        raise UserError(f"--config: {error}") from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     return values
@@ -51,10 +57,40 @@ def parse(values: flags.FlagValues, doc: str, argv: Sequence[str]) -> Any:
 
 def config_of(values: Any) -> Config:
     """The resolved config of parsed flags. UserError if it is missing or wrong."""
-    if values["config"].value is None:
+    if not values.config:
         raise UserError("--config is missing: for example --config=configs/mini.py")
-    path = config_flags.get_config_filename(values["config"])
-    return resolve(values["config"].value, path)
+    overrides = {}
+    for text in values.set:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--config.{field} has no value: write --config.{field}=VALUE")
+        overrides[field] = value
+    return resolve(overridden(_read(Path(values.config)), overrides), values.config)
+
+
+def _read(path: Path) -> ConfigDict:
+    """What get_config() of a file returns. UserError, with the line, if it fails."""
+    if not path.is_file():
+        raise UserError(f"--config={path}: there is no such file")
+    try:
+        names = runpy.run_path(str(path))
+        if "get_config" not in names:
+            raise UserError(f"--config={path} has no get_config(), as the files in configs/ have")
+        config = names["get_config"]()
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        what = " ".join(str(error).split())
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {f.lineno}" for f in frames if f.filename == str(path)]
+        where = f"{path}{lines[-1] if lines else ''}"
+        raise UserError(f"--config={where}: {type(error).__name__}: {what}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() must return a ConfigDict made by"
+            f" s1jax.config.default(), not {type(config).__name__}"
+        )
+    return config
 
 
 def directory_of(values: Any, name: str) -> Path:
@@ -71,8 +107,20 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     """Runs a verb's `main(argv)` and exits with its code; a UserError becomes one message."""
     try:
         code = main(sys.argv)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except BrokenPipeError:
+        # Who reads has seen enough, as `head` does. Python's own flush at the exit must not
+        # find the broken pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + 13
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

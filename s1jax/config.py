@@ -6,12 +6,15 @@ the frozen dataclasses below and reports every problem at once, before anything 
 The values here are s1's (reference: `train/sft.sh` and paper, appendix D).
 """
 
+import ast
 import dataclasses
 import difflib
 import json
 import math
+import sys
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +68,6 @@ class Train:
     loss_chunk_tokens: int = 1024  # tokens whose logits exist at the same time, per row
     remat: str = "full"  # what the backward pass recomputes: a name in models.decoder.REMAT
     max_bad_steps: int = 5  # in a row, with a loss or gradient that is not finite
-    log_every_steps: int = 1
     tensorboard: bool = True
 
 
@@ -153,6 +155,42 @@ def _without_none(hint: Any) -> type:
     return typing.cast(type, hint)
 
 
+def overridden(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
+    """The config with fields set by the command line, `{"data.batch_size": "8"}`.
+
+    Nothing is refused here: `resolve` names what is no field or has the wrong type.
+    """
+    values = config.to_dict()
+    for path, text in texts.items():
+        *sections, last = path.split(".")
+        section = values
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = _literal(text, _hint(path))
+    return ConfigDict(values)
+
+
+def _hint(path: str) -> Any:
+    """The type of a field; None if there is no such field."""
+    hint: Any = Config
+    for name in path.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def _literal(text: str, hint: Any) -> Any:
+    """The value that a text stands for, or the text itself where it stands for nothing else."""
+    options = typing.get_args(hint) or (hint,)
+    if str in options and not (text == "None" and types.NoneType in options):
+        return text
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
 def resolve(config: ConfigDict, name: str = "config") -> Config:
     """The frozen dataclasses of a ConfigDict.
 
@@ -194,10 +232,12 @@ def _has_type(value: Any, hint: Any) -> bool:
         return any(_has_type(value, t) for t in typing.get_args(hint))
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, hint)
 
 
-def nearest(word: str, words: typing.Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
     """`: did you mean "x"?` for the closest of the words, else the list of them."""
     words = list(words)
     close = difflib.get_close_matches(word, words, n=1)
@@ -212,7 +252,7 @@ def check(cfg: Config) -> list[str]:
         if not ok:
             problems.append(problem)
 
-    def choice(path: str, value: str, choices: typing.Iterable[str]) -> None:
+    def choice(path: str, value: str, choices: Iterable[str]) -> None:
         require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
 
     choice("model.attention", cfg.model.attention, ATTENTION)
@@ -233,7 +273,6 @@ def check(cfg: Config) -> list[str]:
         "train.accumulation_steps": (cfg.train.accumulation_steps, 1),
         "train.loss_chunk_tokens": (cfg.train.loss_chunk_tokens, 1),
         "train.max_bad_steps": (cfg.train.max_bad_steps, 1),
-        "train.log_every_steps": (cfg.train.log_every_steps, 1),
         "checkpoint.every_steps": (cfg.checkpoint.every_steps, 1),
         "checkpoint.keep": (cfg.checkpoint.keep, 1),
         "export.shard_bytes": (cfg.export.shard_bytes, 1_000_000),

@@ -89,8 +89,13 @@ def make_mesh(cfg: config.Mesh, devices: Sequence[jax.Device] | None = None) -> 
 def partition(axes: Sequence[str]) -> PartitionSpec:
     """The PartitionSpec of an array with these axes.
 
-    Raises KeyError for an unknown axis and ValueError where one mesh axis would split two of them.
+    Raises ValueError for an unknown axis, and where one mesh axis would split two of them.
     """
+    for axis in axes:
+        if axis not in RULES:
+            raise ValueError(
+                f'axis "{axis}" has no rule in s1jax.mesh.RULES{config.nearest(axis, RULES)}'
+            )
     entries = [RULES[axis] for axis in axes]
     used: dict[str, str] = {}
     for axis, entry in zip(axes, entries, strict=True):
@@ -107,9 +112,13 @@ def partition(axes: Sequence[str]) -> PartitionSpec:
 def sharding(name: str, spec: ArraySpec, mesh: jax.sharding.Mesh) -> NamedSharding:
     """The sharding of one array.
 
-    Raises UserError, naming array, axis and config key, if a size does not divide.
+    Raises UserError, naming array, axis and config key, if a size does not divide; ValueError as
+    `partition` does.
     """
-    parts = partition(spec.axes)
+    try:
+        parts = partition(spec.axes)
+    except ValueError as error:
+        raise ValueError(f"array {name!r}: {error}") from error
     for axis, size, entry in zip(spec.axes, spec.shape, parts, strict=True):
         mesh_axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
         ways = math.prod(mesh.shape[a] for a in mesh_axes)

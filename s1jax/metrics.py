@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
@@ -34,9 +34,9 @@ PEAK_FLOPS: dict[str, float] = {  # dense bfloat16 operations a second, by jax's
 SECONDS_BETWEEN_LINES = 5.0  # of progress, where they cannot be written over each other
 
 
-def peak_flops(devices: Sequence[jax.Device]) -> float | None:
+def peak_flops(device_kinds: Sequence[str]) -> float | None:
     """Operations a second of all these devices together; None where a kind is not known."""
-    peaks = [PEAK_FLOPS.get(device.device_kind) for device in devices]
+    peaks = [PEAK_FLOPS.get(kind) for kind in device_kinds]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
 
@@ -76,14 +76,12 @@ class RunLog:
         tensorboard: bool = True,
         flops_per_token: float = 0.0,
         peak: float | None = None,
-        stream: TextIO | None = None,
     ):
         self.path = Path(directory) / "metrics.jsonl"
         self.total_steps = total_steps
         self.flops_per_token, self.peak = flops_per_token, peak
         self.active = jax.process_index() == 0
-        self._stream = sys.stderr if stream is None else stream
-        self._in_place = self._stream.isatty()
+        self._in_place = sys.stderr.isatty()
         self._shown_at = -math.inf
         self._line_open = False
         self._times: deque[float] = deque(maxlen=20)
@@ -143,7 +141,7 @@ class RunLog:
         """Prints a line of its own to stderr without breaking the progress line."""
         if self.active:
             self._end_line()
-            print(text, file=self._stream, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Ends the progress line and the files."""
@@ -161,15 +159,15 @@ class RunLog:
         self._shown_at = now
         text = progress(line, self.total_steps, eta(line["step"], self.total_steps, self._times))
         if self._in_place:
-            self._stream.write(f"\r{text}\x1b[K")  # back to the margin; clear what is left
+            sys.stderr.write(f"\r{text}\x1b[K")  # back to the margin; clear what is left
             self._line_open = True
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
     def _end_line(self) -> None:
         if self._line_open:
-            self._stream.write("\n")
+            sys.stderr.write("\n")
             self._line_open = False
 
 
@@ -214,16 +212,15 @@ def eta(step: int, total_steps: int, step_times_s: Sequence[float] | deque[float
     return (total_steps - step - 1) * statistics.median(step_times_s)
 
 
-def format_bytes(n: float) -> str:
+def format_bytes(n: float | int) -> str:
     """`3.2 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if n >= 1024**power:
+            return f"{n / 1024**power:.1f} {unit}"
+    return f"{n:.0f} B"
 
 
-def format_count(n: float) -> str:
+def format_count(n: float | int) -> str:
     """`12.3k`, `1.54B`: three digits that count."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= 0.9995 * limit:  # from there on three digits round up to it
@@ -231,7 +228,7 @@ def format_count(n: float) -> str:
     return f"{n:.3g}"
 
 
-def format_seconds(seconds: float) -> str:
+def format_seconds(seconds: float | int) -> str:
     """`42 s`, `3 min 07 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:

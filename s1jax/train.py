@@ -134,7 +134,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = Non
     """
     with Stop() as stop:
         try:
-            run = prepare(mini.resolve(cfg, workdir / "mini"), workdir, devices)
+            run = prepare(cfg, workdir, devices)
             print_header(run)
             with jax.set_mesh(run.mesh):
                 return _train(run, stop)
@@ -152,7 +152,8 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
         raise UserError("model.path is empty: set it to a model directory, a hub id, or mini")
     if not cfg.data.path:
         raise UserError("data.path is empty: set it to a .jsonl or .parquet file, or mini")
-    source = open_checkpoint(cfg.model.path, cfg.model.revision)
+    files = mini.resolve(cfg, workdir / "mini")
+    source = open_checkpoint(files.model.path, files.model.revision)
     tokenizer = ChatTokenizer.load(source.directory)
     if tokenizer.vocab_size > source.cfg.vocab_size:
         raise UserError(
@@ -169,7 +170,7 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
         raise UserError("\n  ".join(["config", *problems]))
     abstract = abstract_state(cfg, source.cfg, mesh)
 
-    examples = load_examples(cfg.data)
+    examples = load_examples(files.data)
     tokenized = tokenize(examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length)
     labels = label_stats(tokenized)
     check_labels(labels, cfg.data.max_truncated_share)
@@ -191,10 +192,10 @@ def _train(run: Run, stop: Stop) -> int:
     if state is not None and int(state.step) == total and _is_done(run):
         say(f"this run is done: {run.workdir / 'hf'}; nothing is left to do")
         return cli.DONE
+    if jax.process_index() == 0:
+        _write(run.workdir / "config.json", to_json(run.cfg))
     if state is None:
         state = _load(run, stop)
-        if jax.process_index() == 0:
-            _write(run.workdir / "config.json", to_json(run.cfg))
         save_assets(run.checkpoints, run.source.directory)
     state = _steps(run, state, checkpoints, stop)
     if int(state.step) < total:
@@ -239,7 +240,7 @@ def _steps(run: Run, state: TrainState, checkpoints: Checkpoints, stop: Stop) ->
         resume_step=first,
         tensorboard=cfg.train.tensorboard,
         flops_per_token=flops,
-        peak=peak_flops(run.mesh.devices.flatten().tolist()),
+        peak=peak_flops([device.device_kind for device in run.mesh.devices.flat]),
     )
     report = Report(log, batches)
     waiting: tuple[int, Metrics] | None = None
@@ -257,14 +258,16 @@ def _steps(run: Run, state: TrainState, checkpoints: Checkpoints, stop: Stop) ->
             waiting = None
             checkpoints.save(step + 1, _as_dict(state), run.meta)
         checkpoints.check()
-        if report.bad_steps >= cfg.train.max_bad_steps:
+        bad_steps = report.bad_steps
+        if bad_steps >= cfg.train.max_bad_steps:
+            if waiting is not None:
+                report(*waiting)
             checkpoints.save(step + 1, _as_dict(state), run.meta)
             checkpoints.close()
             raise UserError(
-                f"loss or gradients were not finite for {report.bad_steps} steps in a row, up to"
-                f" step {step}; the parameters of the last good step are saved in"
-                f" {run.checkpoints / str(step + 1)}: lower optimizer.learning_rate, or look at"
-                f" the examples named above"
+                f"loss or gradients were not finite for {bad_steps} steps in a row; the parameters"
+                f" of the last good step are saved in {run.checkpoints / str(step + 1)}: lower"
+                " optimizer.learning_rate, or look at the examples named above"
             )
         if ending:
             break
@@ -283,24 +286,24 @@ class Report:
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Waits for the metrics of a step and logs them."""
-        told = jax.device_get(metrics)
+        told = {name: x.item() for name, x in jax.device_get(vars(metrics)).items()}
         now = time.monotonic()
         useful, trained = self.batches.tokens(step)
         self.log.step(
             step,
-            loss=float(told.loss),
-            learning_rate=float(told.learning_rate),
-            gradient_norm=float(told.gradient_norm),
+            loss=told["loss"],
+            learning_rate=told["learning_rate"],
+            gradient_norm=told["gradient_norm"],
             tokens=useful,
             trained_tokens=trained,
             step_time_s=now - self._before,
         )
         self._before = now
-        self.bad_steps = 0 if told.finite else self.bad_steps + 1
-        if not told.finite:
+        self.bad_steps = 0 if told["finite"] else self.bad_steps + 1
+        if not told["finite"]:
             self.log.say(
-                f"step {step}: loss {told.loss}, gradient norm {told.gradient_norm}: not finite,"
-                f" so nothing is updated; its examples: {', '.join(self.batches.ids(step))}"
+                f"step {step}: loss {told['loss']}, gradient norm {told['gradient_norm']}: not"
+                f" finite, so nothing is updated; its examples: {', '.join(self.batches.ids(step))}"
             )
 
 
@@ -345,7 +348,7 @@ def _finish(run: Run, state: TrainState, stop: Stop) -> None:
     losses = [line["loss"] for line in read_log(run.workdir / "metrics.jsonl")]
     last = [loss for loss in losses[-10:] if loss is not None]
     metrics = {"loss over the last 10 steps": float(np.mean(last))} if last else {}
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and losses:
         plot_loss(run.workdir / "metrics.jsonl", run.workdir / "loss.png")
     save_checkpoint(
         run.workdir / "hf",
@@ -387,20 +390,20 @@ def print_header(run: Run) -> None:
     """Says what will run and what it will keep on a device, before anything is compiled."""
     cfg, model, batches = run.cfg, run.source.cfg, run.batches
     sizes = " x ".join(f"{axis}={n}" for axis, n in run.mesh.shape.items() if n > 1)
-    bytes_ = memory(cfg, model, run.abstract, run.mesh, batches.rows, batches.row_length)
-    packed = "packed" if cfg.data.pack else "one example a row"
+    held = memory(cfg, model, run.abstract, run.mesh, batches.rows, batches.row_length)
+    parts = ", ".join(
+        f"{format_bytes(getattr(held, f.name))} {f.name}" for f in dataclasses.fields(held)
+    )
     say(
-        f"model     {cfg.model.path}: {model.family}, {format_count(model.parameters)} parameters,"
-        f" {model.layers} layers, {cfg.model.param_dtype} held, {cfg.model.compute_dtype} computed\n"
-        f"mesh      {sizes or 'one device'} on {_hardware(run.mesh)}\n"
-        f"memory    {format_bytes(bytes_.total)} a device, about:"
-        f" {format_bytes(bytes_.parameters)} parameters, {format_bytes(bytes_.moments)} moments,"
-        f" {format_bytes(bytes_.gradients)} gradients, {format_bytes(bytes_.activations)} activations"
-        f" (remat {cfg.train.remat})\n"
-        f"data      {run.labels.examples} examples, {run.labels.trained_tokens:,} trained tokens;"
-        f" {run.labels.truncated_share:.1%} truncated\n"
-        f"steps     {batches.total_steps} of {cfg.data.batch_size} examples in {batches.rows} rows of"
-        f" {batches.row_length} tokens ({packed}); {batches.useful_share():.1%} of them useful"
+        f"model   {cfg.model.path}: {model.family}, {format_count(model.parameters)} parameters in"
+        f" {cfg.model.param_dtype}, computed in {cfg.model.compute_dtype},"
+        f" remat {cfg.train.remat}\n"
+        f"mesh    {sizes or 'one device'} on {_hardware(run.mesh)}\n"
+        f"memory  about {format_bytes(held.total)} a device: {parts}\n"
+        f"data    {run.labels.examples} examples, {run.labels.trained_tokens:,} trained tokens,"
+        f" {run.labels.truncated_share:.1%} of the examples truncated\n"
+        f"steps   {batches.total_steps} of {cfg.data.batch_size} examples in {batches.rows} rows of"
+        f" {batches.row_length} tokens, {batches.useful_share():.1%} of them useful"
     )
 
 
@@ -414,10 +417,13 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def say(text: str) -> None:

@@ -72,6 +72,7 @@ class Batches:
         """The batch of a step."""
         shape = (self.rows, self.row_length)
         tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
+        positions[:] = np.arange(self.row_length)
         weights = np.zeros(shape, np.float32)
         layout = self.layout(step)
         trained = sum(_trained(self.examples[i]) for row in layout for i in row)

@@ -3,15 +3,17 @@
 B batch, T query, S key, K kv head, G query heads a kv head, H head_dim.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from s1jax.mesh import ways
 
 
+@runtime_checkable
 class Attend(Protocol):
     """An implementation of attention."""
 
@@ -31,7 +33,8 @@ class Attend(Protocol):
 
 
 # Queries are taken in blocks, so that keys after a block cost nothing: half the products of long
-# rows. At most MAX_BLOCKS, which keeps the program short.
+# rows. At most MAX_BLOCKS, which keeps the program short; in rows so long that blocks grow beyond
+# MIN_BLOCK, the backward pass computes each block's weights again rather than keep them all.
 MIN_BLOCK, MAX_BLOCKS = 128, 16
 
 
@@ -47,8 +50,8 @@ def attend_xla(
 ) -> Float[Array, "B T N H"]:
     """Attention as matrix products with the softmax in float32, on any accelerator.
 
-    Where queries and keys are the same columns (T = S), a row must be in order: no column may see
-    one that is to its right.
+    Memory grows with T S, divided by the number of blocks in long rows. Where queries and keys are
+    the same columns (T = S), a row must be in order: no column may see one that is to its right.
     """
     batch, length, heads, head_dim = q.shape
     kv_heads, in_order = k.shape[2], length == k.shape[1]
@@ -59,16 +62,20 @@ def attend_xla(
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
-    def attend(start: int) -> Float[Array, "B K G t H"]:
-        rows = slice(start, min(start + block, length))
-        columns = slice(0, rows.stop if in_order else None)
+    attend_block = _attend_block if block <= MIN_BLOCK else jax.checkpoint(_attend_block)
+    stops = [*range(block, length, block), length]
+    # Split, not sliced: the gradient of a slice is as long as the whole row.
+    parts = jax.lax.split(q, np.diff([0, *stops]).tolist(), axis=3)
+    gathered = []
+    for stop, part in zip(stops, parts, strict=True):
+        rows = slice(stop - part.shape[3], stop)
+        columns = slice(0, stop if in_order else None)
         visible = (q_segments[:, rows, None] == k_segments[:, None, columns]) & (
             q_positions[:, rows, None] >= k_positions[:, None, columns]
         )
-        return _attend_block(q[:, :, :, rows], k[:, :, columns], v[:, :, columns], visible)
-
-    gathered = jnp.concatenate([attend(start) for start in range(0, length, block)], axis=3)
-    return gathered.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_dim)
+        gathered.append(attend_block(part, k[:, :, columns], v[:, :, columns], visible))
+    out = jnp.concatenate(gathered, axis=3)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_dim)
 
 
 def _attend_block(

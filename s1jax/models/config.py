@@ -60,20 +60,22 @@ class Rope:
 
         Source: RoFormer (arXiv 2104.09864); Llama 3.1's scaling; YaRN (arXiv 2309.00071).
         """
-        inverse = 1.0 / self.theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        # In float32 and in transformers' order: thousands of positions multiply every rounding.
+        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        periods = np.float32(self.theta) ** exponents
         if self.kind == "llama3":
-            inverse = self._llama3(inverse)
-        elif self.kind == "yarn":
-            inverse = self._yarn(inverse, head_dim)
-        return inverse.astype(np.float32)
+            return self._llama3(1 / periods)
+        if self.kind == "yarn":
+            return self._yarn(periods, head_dim)
+        return 1 / periods
 
     def _llama3(self, inverse: np.ndarray) -> np.ndarray:
-        turns = self.original_max_positions * inverse / (2 * math.pi)
+        turns = 1 / (1 / inverse * (2 * math.pi)) * self.original_max_positions
         span = self.high_freq_factor - self.low_freq_factor
         keep = np.clip((turns - self.low_freq_factor) / span, 0, 1)
-        return keep * inverse + (1 - keep) * inverse / self.factor
+        return (1 - keep) * inverse / self.factor + keep * inverse
 
-    def _yarn(self, inverse: np.ndarray, head_dim: int) -> np.ndarray:
+    def _yarn(self, periods: np.ndarray, head_dim: int) -> np.ndarray:
         def feature(turns: float) -> float:
             """The pair that makes so many turns over the original context, as a real number."""
             context = self.original_max_positions / (turns * 2 * math.pi)
@@ -85,8 +87,9 @@ class Rope:
         low, high = max(low, 0), min(high, head_dim - 1)
         if low == high:
             high += 0.001
-        stretch = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0, 1)
-        return inverse * (1 - stretch) + inverse / self.factor * stretch
+        pairs = np.arange(head_dim // 2, dtype=np.float32)
+        keep = 1 - np.clip((pairs - low) / (high - low), 0, 1)
+        return 1 / (self.factor * periods) * (1 - keep) + 1 / periods * keep
 
 
 @dataclass(frozen=True)
@@ -190,42 +193,62 @@ def _refuse_what_is_not_implemented(
         refuse("attention_dropout", "it must be 0")
     if raw.get("partial_rotary_factor") not in (None, 1, 1.0):
         refuse("partial_rotary_factor", "rope must turn the whole head")
-    if any(layer != "full_attention" for layer in raw.get("layer_types") or ()):
+    layers = raw.get("layer_types")
+    if any(layer != "full_attention" for layer in layers or ()):
         refuse("layer_types", 'every layer must be "full_attention"')
-    if raw.get("use_sliding_window"):
+    # Real configs carry a window that none of their layers uses.
+    window = raw.get("use_sliding_window") and not layers and raw.get("sliding_window", 4096)
+    if window and raw.get("max_window_layers", 28) < raw.get("num_hidden_layers", 0):
         refuse("use_sliding_window", "every layer must attend to the whole context")
 
 
-def _rope_from_hf(raw: Mapping[str, Any], max_positions: int, where: str) -> Rope:
+def _rope_parameters(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     # transformers 5 writes rope_parameters; before, rope_theta and rope_scaling.
-    params = raw.get("rope_parameters") or {
-        "rope_theta": raw.get("rope_theta", 10000.0),
-        **(raw.get("rope_scaling") or {}),
-    }
-    if not isinstance(params, Mapping):
-        raise UserError(f"{where}: rope parameters must be an object, not {params!r}")
+    new, old = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
+    for key, value in {"rope_parameters": new, "rope_scaling": old}.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: {key} must be an object, not {value!r}")
+        if any(isinstance(inner, Mapping) for inner in value.values()):
+            raise UserError(f"{where}: {key} that differ between layers are not implemented")
+    if new and old and any(new.get(key) != value for key, value in old.items()):
+        raise UserError(f"{where}: rope_scaling contradicts rope_parameters: keep one of them")
+    params = {"rope_theta": raw.get("rope_theta", 10000.0)} | dict(new or old)
+    # Where the config itself has an original length, transformers takes that.
+    if raw.get("original_max_position_embeddings") is not None:
+        params["original_max_position_embeddings"] = raw["original_max_position_embeddings"]
+    if params.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise UserError(
+            f"{where}: partial_rotary_factor={params['partial_rotary_factor']!r} is not"
+            " implemented; rope must turn the whole head"
+        )
+    return params
+
+
+def _rope_from_hf(raw: Mapping[str, Any], max_positions: int, where: str) -> Rope:
+    params = _rope_parameters(raw, where)
     kind = params.get("rope_type", params.get("type", "default"))
     if kind not in ("default", "llama3", "yarn"):
         raise UserError(
             f"{where}: rope_type={kind!r} is not implemented; s1jax has default, llama3, yarn"
         )
-    if params.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise UserError(f"{where}: partial_rotary_factor is not implemented")
 
     def number(key: str, default: float | None = None) -> float:
         value = params.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value < math.inf):
             raise UserError(f"{where}: rope parameter {key}={value!r} must be a number above 0")
         return float(value)
 
-    theta = number("rope_theta", raw.get("rope_theta"))
+    def optional(key: str) -> float | None:
+        return None if params.get(key) is None else number(key)
+
+    theta = number("rope_theta")
     if theta <= 1:
         raise UserError(f"{where}: rope_theta={theta} must be above 1")
     if kind == "default":
         return Rope(theta)
     # Qwen2.5's documented way to switch YaRN on leaves the original length to the config.
-    original = number("original_max_position_embeddings", max_positions)
+    original = number("original_max_position_embeddings", float(max_positions))
     if kind == "llama3":
         low, high = number("low_freq_factor"), number("high_freq_factor")
         if low >= high:
@@ -247,18 +270,22 @@ def _rope_from_hf(raw: Mapping[str, Any], max_positions: int, where: str) -> Rop
         beta_fast=number("beta_fast", 32.0),
         beta_slow=number("beta_slow", 1.0),
         truncate=bool(params.get("truncate", True)),
-        scale=_yarn_scale(params, factor),
+        scale=_yarn_scale(
+            factor, optional("attention_factor"), optional("mscale"), optional("mscale_all_dim")
+        ),
     )
 
 
-def _yarn_scale(params: Mapping[str, Any], factor: float) -> float:
+def _yarn_scale(
+    factor: float, given: float | None, mscale: float | None, mscale_all_dim: float | None
+) -> float:
     """YaRN's scale of cos and sin, which sharpens the attention (its temperature, eq. 22)."""
 
     def scale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    if params.get("attention_factor") is not None:
-        return float(params["attention_factor"])
-    if params.get("mscale") and params.get("mscale_all_dim"):
-        return scale(params["mscale"]) / scale(params["mscale_all_dim"])
+    if given is not None:
+        return given
+    if mscale is not None and mscale_all_dim is not None:
+        return scale(mscale) / scale(mscale_all_dim)
     return scale(1.0)

@@ -59,7 +59,7 @@ class HFCheckpoint:
 def open_checkpoint(path: str, revision: str | None = None) -> HFCheckpoint:
     """The checkpoint of a local directory or a hub id, checked down to every tensor's place.
 
-    Only headers are read here; NaN, Inf and files that change are found by `load_params`.
+    Only headers are read here; NaN, Inf and files cut since then are found by `load_params`.
     Raises UserError that names the file and the tensor or field which is wrong.
     """
     directory = _locate(path, revision)

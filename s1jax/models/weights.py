@@ -56,7 +56,7 @@ def load_params(
     """The checkpoint's parameters in `dtype`, laid over the mesh as the rules say.
 
     Raises UserError that names the tensor and its file if it holds NaN or Inf (in `dtype`), if
-    the file changed, or if a tied model has a head that is not its embedding.
+    the file has been cut, or if a tied model has a head that is not its embedding.
     """
     tensors = checkpoint.tensors
     if checkpoint.cfg.tied and HEAD in tensors:

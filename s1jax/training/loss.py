@@ -50,20 +50,22 @@ def _forward(
         loss, d_logits = _chunk_loss(table, *chunk)
         d_logits = d_logits.astype(hidden.dtype)
         d_hidden = jnp.einsum("rbcv,vd->rbcd", d_logits, table)
-        d_head += jnp.einsum("rbcv,rbcd->rvd", d_logits, hidden, preferred_element_type=jnp.float32)
-        return (total + loss, constrain(d_head, "batch", "vocab", "features")), d_hidden
+        # Transposed, [D, V], with the small operand first: XLA's CPU compiler would transpose the
+        # large one, the logits of every chunk.
+        d_head += jnp.einsum("rbcd,rbcv->rdv", hidden, d_logits, preferred_element_type=jnp.float32)
+        return (total + loss, constrain(d_head, "batch", "features", "vocab")), d_hidden
 
     # One sum per shard of the batch, so that a chunk's share of the head's gradient stays where
     # it was made; the shards are added together once, at the end.
-    zeros = jnp.zeros((shards, *head.shape), jnp.float32)
-    zeros = constrain(zeros, "batch", "vocab", "features")
+    zeros = jnp.zeros((shards, *reversed(head.shape)), jnp.float32)
+    zeros = constrain(zeros, "batch", "features", "vocab")
     (total, d_head), d_hidden = jax.lax.scan(add, (jnp.float32(0), zeros), chunks)
-    d_head = constrain(d_head.sum(0), "vocab", "embed").astype(head.dtype)
-    return total, (_unchunk(d_hidden, hidden.shape), d_head, targets, weights)
+    d_head = constrain(d_head.sum(0).T, "vocab", "embed").astype(head.dtype)
+    return total, (_unchunk(d_hidden, hidden.shape), d_head, weights)
 
 
 def _backward(chunk_tokens: int, residuals: tuple, d_total: Array) -> tuple:
-    d_hidden, d_head, targets, weights = residuals
+    d_hidden, d_head, weights = residuals
     return (
         d_hidden * d_total.astype(d_hidden.dtype),
         d_head * d_total.astype(d_head.dtype),
