@@ -23,6 +23,5 @@ def get_config() -> ConfigDict:
     c.data.row_length = 2048
     c.data.max_truncated_share = 1.0
     c.train.steps = 12
-    c.train.remat = "none"
     c.checkpoint.every_steps = 6
     return c

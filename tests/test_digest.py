@@ -70,10 +70,11 @@ def test_the_same_on_every_mesh(sizes):
     for dtype in ("float32", "bfloat16"):
         x = jnp.asarray(bits_of(dtype, (16, 8, 32))).view(dtype)
         for spec in (("fsdp",), (None, None, "fsdp"), ("tensor", None, "fsdp"), (AXES[:2],)):
-            whole[dtype, spec] = x
-            spread[dtype, spec] = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+            whole[f"{dtype} {spec}"] = x
+            split = NamedSharding(mesh, PartitionSpec(*spec))
+            spread[f"{dtype} {spec}"] = jax.device_put(x, split)
     assert digests(whole) == digests(spread)
-    x = spread["float32", ("fsdp",)]
+    x = spread["float32 ('fsdp',)"]
     assert digest(x.at[3, 3, 3].add(1)) != digest(x)
 
 

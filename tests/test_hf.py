@@ -38,8 +38,9 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def our_logits(cfg, params, ids: np.ndarray) -> np.ndarray:
-    positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
-    hidden, _ = decoder.apply(cfg, params, ids, positions, np.ones_like(ids))
+    tokens = jnp.asarray(ids)
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    hidden, _ = decoder.apply(cfg, params, tokens, positions, jnp.ones_like(tokens))
     return np.asarray(decoder.logits(cfg, params, hidden))
 
 
@@ -224,6 +225,7 @@ def test_a_tied_checkpoint_may_carry_its_head_again(tmp_path):
     params = load_params(checkpoint, one_device(), jnp.float32)
     assert "head_kernel" not in params
     fakes_hf.poke(file, "lm_head.weight", 1.0)
+    checkpoint = open_checkpoint(str(directory))
     with pytest.raises(UserError, match=r"model.safetensors: tensor lm_head.weight is not bit"):
         load_params(checkpoint, one_device(), jnp.float32)
 
@@ -245,6 +247,22 @@ def test_each_device_gets_just_its_slices(qwen2, tmp_path, sizes):
     save_checkpoint(tmp_path / "out", checkpoint.raw, params, assets=qwen2, dtype="float32")
     again = open_checkpoint(str(tmp_path / "out"))
     assert_bit_equal(load_params(again, one_device(), jnp.float32), params)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_bad_number_on_one_of_sixteen_devices_is_found(qwen2, tmp_path, value):
+    if jax.device_count() < 16:
+        pytest.skip("needs 16 devices: XLA_FLAGS=--xla_force_host_platform_device_count=16")
+    shutil.copytree(qwen2, tmp_path / "model")
+    mesh = make_mesh(config.Mesh(1, 8, 1, 2), jax.devices()[:16])
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = open_checkpoint(str(tmp_path / "model")).tensors[name].file
+    fakes_hf.poke(file, name, 1.0)
+    load_params(open_checkpoint(str(tmp_path / "model")), mesh, jnp.bfloat16)
+    fakes_hf.poke(file, name, value)
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    with pytest.raises(UserError, match=f"{file.name}: tensor {name} holds NaN or Inf"):
+        load_params(checkpoint, mesh, jnp.bfloat16)
 
 
 def check_layout(leaf: jax.Array, layout: jax.sharding.NamedSharding) -> None:

@@ -671,7 +671,7 @@ def test_every_byte_of_a_header_flipped_is_refused_or_harmless(single, tmp_path)
     rng = np.random.default_rng(0)
     target = tmp_path / WEIGHTS
     refused = 0
-    for position in rng.choice(8 + length, 400, replace=False):
+    for position in rng.choice(8 + length, 250, replace=False):
         flipped = bytearray(raw)
         flipped[position] ^= 1 << int(rng.integers(8))
         target.write_bytes(flipped)
@@ -692,7 +692,7 @@ def test_every_byte_of_a_header_flipped_is_refused_or_harmless(single, tmp_path)
                 )
             # A renamed tensor is one missing and one extra, which open_checkpoint refuses.
             assert len(renamed) in (0, 2)
-    assert refused > 200
+    assert refused > 120
 
 
 def test_nothing_outside_is_opened_and_no_code_is_imported(sharded, tmp_path):
