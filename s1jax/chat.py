@@ -165,7 +165,7 @@ class ChatTokenizer:
                 )
         return encodings
 
-    def decode_pieces(self, ids: Iterable[int]) -> list[str]:
+    def decode_pieces(self, ids: Iterable[int] | Int[np.ndarray, " T"]) -> list[str]:
         """What each id shows: joined, they are the text.
 
         A character spread over several ids appears with its last one.

@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 from jaxtyping import install_import_hook  # noqa: E402  (the environment comes first)
 
-install_import_hook("s1jax", "beartype.beartype")
+install_import_hook("s1jax", "checker.checked")
 
 import pytest  # noqa: E402
 

@@ -87,7 +87,7 @@ class LabelStats:
         """Of the examples, the share that never reaches the end of its answer."""
         return len(self.answers_cut) / self.examples
 
-    def length(self, percent: float | int) -> int:
+    def length(self, percent: float) -> int:
         """The length that `percent` of the examples do not exceed."""
         rank = math.ceil(percent / 100 * self.examples)
         return self.lengths[max(rank, 1) - 1]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from s1jax.mesh import ArraySpec, constrain
@@ -23,7 +24,7 @@ Params = dict[str, Any]  # nested dicts of arrays
 
 REMAT = {  # what the forward pass keeps of a layer for the backward pass
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names("projection"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -64,6 +65,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "B T ..."]) -> Float[Array, "B T ..."]:
         """Computes in the dtype of `x`."""
         y = project(x, self.kernel[...].astype(x.dtype), self.einsum)
+        y = checkpoint_name(y, "projection")
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

@@ -96,7 +96,7 @@ def _chunk_loss(
     hit = jnp.arange(table.shape[0], dtype=targets.dtype) == targets[..., None]
     target_logit = jnp.where(hit, logits - top, 0).sum(-1)
     loss = (weights * (jnp.log(norm[..., 0]) - target_logit)).sum()
-    return loss, (exps / norm - hit) * weights[..., None]
+    return loss, (exps / norm - hit.astype(jnp.float32)) * weights[..., None]
 
 
 def _chunks(

@@ -1,0 +1,320 @@
+"""What is wrong with a config is said all at once, before anything runs."""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+from fakes_train import make_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from s1jax import config
+from s1jax.chat import CHATS
+from s1jax.data.examples import COLUMNS
+from s1jax.models.attention import ATTENTION
+from s1jax.models.decoder import REMAT
+from s1jax.models.weights import EXPORT_DTYPES
+from s1jax.types import UserError
+
+
+def refused(fields=None, texts=None):
+    """What resolve() says of a default with these fields, by dotted names."""
+    values = with_values(config.overridden(config.default(), texts or {}), fields or {})
+    with pytest.raises(UserError) as error:
+        config.resolve(values, "x.py")
+    return str(error.value)
+
+
+def with_values(values, fields):
+    """A ConfigDict with these values, whatever they are, as a config file could make one."""
+    values = values.to_dict()
+    for path, value in fields.items():
+        *sections, last = path.split(".")
+        section = values
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return ConfigDict(values)
+
+
+def every_field():
+    """The dotted names of all fields with their types."""
+    for section in dataclasses.fields(config.Config):
+        if dataclasses.is_dataclass(section.type):
+            for field in dataclasses.fields(section.type):
+                yield f"{section.name}.{field.name}", field
+        else:
+            yield section.name, section
+
+
+# The default.
+
+
+def test_the_default_is_s1s_recipe():
+    cfg = config.resolve(config.default())
+    assert cfg == config.Config()
+    assert (cfg.train.epochs, cfg.data.batch_size, cfg.data.row_length) == (5, 16, 32768)
+    assert (cfg.model.param_dtype, cfg.model.compute_dtype) == ("float32", "bfloat16")
+    assert (cfg.train.weighting, cfg.data.pack) == ("example", False)
+    opt = cfg.optimizer
+    assert (opt.learning_rate, opt.warmup_share, opt.clip_norm) == (1e-5, 0.05, 1.0)
+    assert (opt.b1, opt.b2, opt.eps, opt.weight_decay) == (0.9, 0.95, 1e-8, 1e-4)
+    assert math.ceil(opt.warmup_share * 315) == 16
+
+
+def test_the_json_in_the_workdir_is_the_whole_config():
+    cfg = make_config({"data.path": "x.jsonl", "mesh.fsdp": 16})
+    assert json.loads(config.to_json(cfg)) == dataclasses.asdict(cfg)
+
+
+def test_the_choices_are_those_that_are_implemented():
+    assert set(config.ATTENTION) == set(ATTENTION)
+    assert set(config.REMAT) == set(REMAT)
+    assert set(config.CHATS) == set(CHATS)
+    assert set(config.DTYPES) == set(EXPORT_DTYPES)
+    assert set(config.TRACES) - {"auto"} <= set(COLUMNS)
+
+
+def test_every_field_is_read_somewhere(request):
+    """A field that nothing reads promises the user what does not happen."""
+    sources = [
+        path.read_text()
+        for path in (request.config.rootpath / "s1jax").rglob("*.py")
+        if path.name not in ("config.py", "checkpoint.py")
+    ]
+    unread = [
+        path
+        for path, field in every_field()
+        if not any(re.search(rf"\.{field.name}\b", text) for text in sources)
+        and not path.startswith("mesh.")  # read by name, all four
+    ]
+    assert unread == []
+    assert not any(re.search(r"\.log_every_fortnight\b", text) for text in sources)
+
+
+# All problems together.
+
+
+def test_every_problem_is_reported_at_once():
+    lines = refused(
+        {"model.attention": "xal", "seed": -1, "optimizer.b2": 1.0, "mesh.fsdp": 0},
+        {"data.bacth_size": "3", "train.epochs": "many"},
+    ).splitlines()
+    assert lines == [
+        "x.py: 2 problems",
+        '  data.bacth_size is not a field: did you mean "batch_size"?',
+        "  train.epochs='many' must be int, not str",
+    ]
+    lines = refused(
+        {"model.attention": "xal", "seed": -1, "optimizer.b2": 1.0, "mesh.fsdp": 0}
+    ).splitlines()
+    assert lines == [
+        "x.py: 4 problems",
+        '  model.attention="xal" is unknown: did you mean "xla"?',
+        "  seed=-1 must be at least 0",
+        "  optimizer.b2=1.0 must be at least 0 and below 1",
+        "  mesh.fsdp=0 must be at least 1, or -1 for all that are left",
+    ]
+    assert refused({"seed": -1}).startswith("x.py: 1 problem\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("model.chat", "qwen", "the choices are s1, llama3, think, r1"),
+        ("model.param_dtype", "float16", 'did you mean "bfloat16"?'),
+        ("train.remat", "Full", 'did you mean "full"?'),
+        ("train.weighting", "tokens", 'did you mean "token"?'),
+        ("data.traces", "deepseeek", 'did you mean "deepseek"?'),
+        ("export.dtype", "fp32", "the choices are float32, bfloat16"),
+        ("data.batch_size", 0, "must be at least 1"),
+        ("data.row_length", 1, "must be at least 2"),
+        ("train.steps", 0, "must be at least 1"),
+        ("optimizer.learning_rate", 0.0, "must be above 0"),
+        ("optimizer.learning_rate", math.nan, "must be above 0"),
+        ("optimizer.clip_norm", math.inf, "must be above 0"),
+        ("optimizer.weight_decay", -0.1, "must be at least 0"),
+        ("optimizer.warmup_share", 1.5, "must be between 0 and 1"),
+        ("data.max_truncated_share", math.nan, "must be between 0 and 1"),
+        ("export.shard_bytes", 5, "must be at least 1000000"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_would_be_right(path, value, words):
+    line = refused({path: value}).splitlines()[1]
+    assert line.startswith(f"  {path}=")
+    assert line.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "want"),
+    [
+        ("data.batch_size", True, "int"),
+        ("data.batch_size", 16.0, "int"),
+        ("data.batch_size", None, "int"),
+        ("data.path", 7, "str"),
+        ("data.pack", 1, "bool"),
+        ("optimizer.learning_rate", "1e-5", "float"),
+        ("optimizer.learning_rate", False, "float"),
+        ("train.steps", "10", "int | None"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(path, value, want):
+    line = refused({path: value}).splitlines()[1]
+    assert line == f"  {path}={value!r} must be {want}, not {type(value).__name__}"
+
+
+def test_whole_numbers_serve_as_floats_but_not_beyond_them():
+    assert make_config({"optimizer.clip_norm": 2.0}).optimizer.clip_norm == 2.0
+    values = config.overridden(config.default(), {"optimizer.clip_norm": "2"})
+    assert type(config.resolve(values).optimizer.clip_norm) is float
+    assert "optimizer.clip_norm" in refused(texts={"optimizer.clip_norm": "1" + "0" * 400})
+
+
+# Mesh and batch.
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"mesh.fsdp": 16, "data.batch_size": 20},
+            "data.batch_size=20 must divide by mesh.data x mesh.fsdp = 16: try 16 or 32",
+        ),
+        (
+            {"mesh.fsdp": 16, "mesh.data": 2},
+            "data.batch_size=16 must divide by mesh.data x mesh.fsdp = 32: try 32",
+        ),
+        (
+            {"mesh.fsdp": 4, "train.accumulation_steps": 3},
+            "mesh.data x mesh.fsdp x train.accumulation_steps = 12: try 12 or 24",
+        ),
+        (
+            {"mesh.fsdp": 2, "mesh.context": 5},
+            "data.row_length=32768 must divide by mesh.context=5",
+        ),
+        ({"mesh.fsdp": -1, "mesh.tensor": -1}, "mesh: only one axis may be -1"),
+        ({"mesh.tensor": -2}, "mesh.tensor=-2 must be at least 1, or -1 for all that are left"),
+    ],
+)
+def test_a_batch_that_does_not_fit_the_mesh_is_refused_with_what_would(fields, words):
+    assert words in refused(fields)
+
+
+def test_packing_fills_the_rows_that_the_mesh_needs():
+    assert make_config({"mesh.fsdp": 16, "data.batch_size": 20, "data.pack": True})
+
+
+# Overrides.
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("data.batch_size", "8", 8),
+        ("data.pack", "true", True),
+        ("data.pack", "False", False),
+        ("data.path", "7", "7"),
+        ("data.path", "", ""),
+        ("data.path", "a=b.jsonl", "a=b.jsonl"),
+        ("model.revision", "1e10", "1e10"),
+        ("model.revision", "None", None),
+        ("train.steps", "10", 10),
+        ("train.steps", "None", None),
+        ("optimizer.learning_rate", "2e-5", 2e-5),
+        ("mesh.fsdp", "-1", -1),
+        ("seed", "7", 7),
+    ],
+)
+def test_an_override_is_read_by_the_type_of_its_field(path, text, value):
+    cfg = config.resolve(config.overridden(config.default(), {path: text}))
+    for name in path.split("."):
+        cfg = getattr(cfg, name)
+    assert cfg == value
+    assert type(cfg) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "words"),
+    [
+        ("data.bacth_size", "3", 'data.bacth_size is not a field: did you mean "batch_size"?'),
+        ("dta.batch_size", "3", 'dta is not a field: did you mean "data"?'),
+        ("zzz", "3", "zzz is not a field: the choices are seed, model, data"),
+        ("data", "3", "data=3 must be a section of fields"),
+        ("model.path.x", "3", "model.path={'x': 3} must be str, not dict"),
+        ("data.batch_size", "3.5", "data.batch_size=3.5 must be int, not float"),
+        ("data.batch_size", "three", "data.batch_size='three' must be int, not str"),
+        ("data.batch_size", "[1", "data.batch_size='[1' must be int, not str"),
+        ("data.pack", "maybe", "data.pack='maybe' must be bool, not str"),
+        ("", "3", " is not a field"),
+        ("data.", "3", "data. is not a field"),
+    ],
+)
+def test_a_wrong_override_is_named_with_the_nearest_field(path, text, words):
+    assert words in refused(texts={path: text})
+
+
+# Anything at all.
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-2, 64),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["xla", "full", "token", "float32", "s1", "auto", "-1", "1e999", "0x10"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(), max_size=2),
+)
+PATHS = st.one_of(
+    st.sampled_from([path for path, _ in every_field()]),
+    st.sampled_from(["data", "mesh", "model", "data.bacth_size", "x", "data.path.y"]),
+    st.text(alphabet="abcdefgh_.", min_size=1, max_size=12),
+)
+
+
+def resolves_or_refuses(values):
+    try:
+        cfg = config.resolve(values, "x.py")
+    except UserError as error:
+        count, *problems = str(error).splitlines()
+        assert re.fullmatch(r"x\.py: \d+ problems?", count)
+        assert len(problems) >= 1
+        return False
+    assert isinstance(cfg, config.Config)
+    # What is accepted survives the way through JSON and back.
+    again = ConfigDict(json.loads(config.to_json(cfg)))
+    assert config.resolve(again) == cfg
+    return True
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.dictionaries(PATHS, VALUES.map(str), max_size=4))
+def test_any_overrides_resolve_or_are_refused(texts):
+    resolves_or_refuses(config.overridden(config.default(), texts))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.dictionaries(PATHS, VALUES, max_size=4))
+def test_any_values_resolve_or_are_refused(fields):
+    resolves_or_refuses(with_values(config.default(), fields))
+
+
+def test_the_fuzz_reaches_both_ends():
+    assert resolves_or_refuses(config.default())
+    assert not resolves_or_refuses(config.overridden(config.default(), {"seed": "x"}))
+
+
+def test_the_config_needs_no_jax():
+    program = (
+        "import sys, s1jax.config as c; c.resolve(c.default());"
+        " assert not {'jax', 'flax', 'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
