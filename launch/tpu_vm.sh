@@ -6,4 +6,4 @@ set -euo pipefail
 : "${TPU:?the name of the slice}" "${ZONE:?its zone}"
 printf -v arguments ' %q' "$@"
 exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
-  --command="cd s1jax && exec .venv/bin/python -m s1jax.train$arguments"
+  --command="cd s1jax && JOIN_HOSTS=1 exec .venv/bin/python -m s1jax.train$arguments"

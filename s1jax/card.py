@@ -8,6 +8,7 @@ from s1jax.config import Config
 def model_card(
     cfg: Config,
     *,
+    commit: str | None,
     data_digest: str,
     examples: int,
     steps: int,
@@ -28,7 +29,7 @@ def model_card(
         "seed": str(cfg.seed),
         "hardware": hardware,
     }
-    base = cfg.model.path + (f" at revision {cfg.model.revision}" if cfg.model.revision else "")
+    base = cfg.model.path + (f" at commit {commit}" if commit else "")
     lines = [
         "---",
         "library_name: transformers",
@@ -36,7 +37,7 @@ def model_card(
         "tags: [s1, reasoning, test-time-scaling]",
         "---",
         "",
-        f"# {base.rstrip('/').rsplit('/', 1)[-1]}, fine-tuned to think",
+        f"# {cfg.model.path.rstrip('/').rsplit('/', 1)[-1]}, fine-tuned to think",
         "",
         "Fine-tuned with s1jax by the recipe of s1 (arXiv 2501.19393). It thinks between the"
         f' delimiters of the chat format "{cfg.model.chat}", then answers.',

@@ -97,6 +97,11 @@ def directory_of(values: Any, name: str) -> Path:
     """The directory that a required flag names. UserError if it is missing or is a file."""
     if not values[name].value:
         raise UserError(f"--{name} is missing: for example --{name}=/tmp/s1jax")
+    if "://" in values[name].value:
+        raise UserError(
+            f"--{name}={values[name].value} is an address; it must be a directory, of a file system"
+            " that every host has mounted"
+        )
     path = Path(values[name].value).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--{name}={path} is a file; it must be a directory (it may be new)")

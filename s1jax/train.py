@@ -42,7 +42,7 @@ from s1jax.metrics import (
     train_flops,
 )
 from s1jax.models.hf import HFCheckpoint, open_checkpoint
-from s1jax.models.weights import load_params, save_checkpoint
+from s1jax.models.weights import load_params, refuse_foreign, save_checkpoint
 from s1jax.training.memory import memory
 from s1jax.training.step import (
     BATCH_AXES,
@@ -152,6 +152,11 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
         raise UserError("model.path is empty: set it to a model directory, a hub id, or mini")
     if not cfg.data.path:
         raise UserError("data.path is empty: set it to a .jsonl or .parquet file, or mini")
+    # Before anything is downloaded.
+    refuse_foreign(workdir / "hf")
+    mesh = make_mesh(cfg.mesh, devices)
+    if problems := check_batch(cfg, dict(mesh.shape)):
+        raise UserError("\n  ".join(["config", *problems]))
     files = mini.resolve(cfg, workdir / "mini")
     source = open_checkpoint(files.model.path, files.model.revision)
     tokenizer = ChatTokenizer.load(source.directory)
@@ -165,9 +170,6 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
             f"data.row_length={cfg.data.row_length} is more than the model's context of"
             f" {source.cfg.max_positions} tokens (max_position_embeddings)"
         )
-    mesh = make_mesh(cfg.mesh, devices)
-    if problems := check_batch(cfg, dict(mesh.shape)):
-        raise UserError("\n  ".join(["config", *problems]))
     abstract = abstract_state(cfg, source.cfg, mesh)
 
     examples = load_examples(files.data)
@@ -359,6 +361,7 @@ def _finish(run: Run, state: TrainState, stop: Stop) -> None:
         shard_bytes=run.cfg.export.shard_bytes,
         card=model_card(
             run.cfg,
+            commit=run.source.commit,
             data_digest=run.meta["data_digest"],
             examples=run.labels.examples,
             steps=run.batches.total_steps,
@@ -370,6 +373,7 @@ def _finish(run: Run, state: TrainState, stop: Stop) -> None:
     if jax.process_index() == 0:
         result = {
             "step": run.batches.total_steps,
+            "dtype": run.cfg.export.dtype,
             "data_digest": run.meta["data_digest"],
             **metrics,
         }
@@ -383,7 +387,8 @@ def _is_done(run: Run) -> bool:
     except (OSError, ValueError):
         return False
     there = (run.workdir / "hf" / "config.json").is_file()
-    return there and result.get("step") == run.batches.total_steps
+    wanted = {"step": run.batches.total_steps, "dtype": run.cfg.export.dtype}
+    return there and wanted.items() <= result.items()
 
 
 def print_header(run: Run) -> None:

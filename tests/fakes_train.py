@@ -174,7 +174,11 @@ def saved_arrays(workdir: Path, step: int) -> dict[str, bytes]:
     import jax
     import orbax.checkpoint as ocp
 
-    tree = ocp.PyTreeCheckpointHandler().restore(workdir / "checkpoints" / str(step) / "state")
+    path, handler = workdir / "checkpoints" / str(step) / "state", ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in flat}
 

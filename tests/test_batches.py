@@ -54,7 +54,7 @@ def rows_of(arrays):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+    return all(np.array_equal(x, getattr(b, name)) for name, x in vars(a).items())
 
 
 # Which examples a step trains.

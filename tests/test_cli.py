@@ -41,11 +41,11 @@ def config_of(*flags):
 def file(tmp_path):
     """Writes a config file with this body of get_config()."""
 
-    def write(body="return c", head=""):
+    def write(body="return c"):
         path = tmp_path / "x.py"
         lines = "".join(f"    {line}\n" for line in body.splitlines())
         path.write_text(
-            f"from s1jax import config\n{head}\ndef get_config():\n    c = config.default()\n{lines}"
+            f"from s1jax import config\n\ndef get_config():\n    c = config.default()\n{lines}"
         )
         return path
 

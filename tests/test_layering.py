@@ -98,7 +98,7 @@ def test_imports_go_from_right_to_left():
         ("s1jax.chat", "def f():\n    import transformers.utils", None),
         ("s1jax.chat", "if True:\n    from google.genai import Client", "inside the function"),
         ("s1jax.training.step", "def f():\n    import torch", "torch is for tests"),
-        ("s1jax.models.hf", "def f():\n    from safetensors import safe_open", "models.safetensors"),
+        ("s1jax.card", "def f():\n    from safetensors import safe_open", "models.safetensors"),
     ],
 )
 def test_the_check_sees_what_it_should(name, source, words):

@@ -103,9 +103,9 @@ def test_an_axis_without_a_rule_is_an_error():
 
 
 def test_a_mesh_axis_used_twice_is_an_error():
-    with pytest.raises(ValueError, match='"heads" and "mlp" are both split over mesh axis "tensor"'):
+    with pytest.raises(ValueError, match='"heads" and "mlp" are both split over'):
         partition(("heads", "mlp"))
-    with pytest.raises(ValueError, match='"batch" and "embed" are both split over .*"fsdp"'):
+    with pytest.raises(ValueError, match=r'"batch" and "embed" .* mesh axis "fsdp"'):
         partition(("batch", "embed"))
 
 
@@ -142,7 +142,7 @@ def test_the_environment_of_a_job_must_be_whole(monkeypatch):
     start_distributed()
     assert started == []
     monkeypatch.setenv("COORDINATOR_ADDRESS", "host:1234")
-    with pytest.raises(UserError, match="COORDINATOR_ADDRESS is set .* but NUM_PROCESSES is not"):
+    with pytest.raises(UserError, match=r"COORDINATOR_ADDRESS is set .* but NUM_PROCESSES is not"):
         start_distributed()
     monkeypatch.setenv("NUM_PROCESSES", "2")
     monkeypatch.setenv("PROCESS_ID", "one")
@@ -313,24 +313,11 @@ def test_ten_steps_are_those_of_one_device(ten_losses, name, record_property):
     assert norm < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes", "fields"),
-    [
-        (
-            "fsdp4 x tensor2, 4 slices",
-            {"fsdp": 4, "tensor": 2},
-            {"train__accumulation_steps": 4},
-        ),
-        (
-            "data2 x fsdp2 x context2, packed, 2 slices, remat full",
-            {"data": 2, "fsdp": 2, "context": 2},
-            {"train__accumulation_steps": 2, "data__pack": True, "train__remat": "full"},
-        ),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_slices_and_packing_on_a_mesh(ten_losses, name, sizes, fields, record_property):
-    loss, norm = compare(ten_losses(sizes, **fields), ten_losses(ONE))
+def test_slices_packing_and_remat_on_a_mesh(ten_losses, record_property):
+    fields = {"train__accumulation_steps": 2, "data__pack": True, "train__remat": "full"}
+    there = ten_losses({"data": 2, "fsdp": 4, "context": 2}, **fields)
+    loss, norm = compare(there, ten_losses(ONE))
+    name = "data2 x fsdp4 x context2, packed, 2 slices, remat full"
     record_property("largest difference", f"{name}: {loss:.1e}, {norm:.1e}")
     assert loss < 1e-5
     assert norm < 1e-5

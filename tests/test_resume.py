@@ -34,9 +34,9 @@ from s1jax.types import UserError
 DEVICES = jax.devices()
 VARIANTS = {
     # 3 steps an epoch, the last of them filled up from its beginning; a checkpoint every 4.
-    "plain": {"train__epochs": 20, "checkpoint__every_steps": 4},
+    "plain": {"train__epochs": 8, "checkpoint__every_steps": 4},
     "packed in slices": {
-        "train__epochs": 20,
+        "train__epochs": 8,
         "checkpoint__every_steps": 4,
         "data__pack": True,
         "data__row_length": 512,
@@ -44,7 +44,7 @@ VARIANTS = {
         "train__remat": "full",
     },
 }
-STEPS = 60
+STEPS = 24
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +68,31 @@ def uninterrupted(world, tmp_path_factory):
     return run
 
 
+def read_until(process, words):
+    """What a process says, up to the line with these words."""
+    said = ""
+    for line in process.stderr:
+        said += line
+        if words in line:
+            break
+    return said
+
+
 # kill -9.
 
 
 def kill_at_random(config, workdir, rng):
-    """Runs the command, kills it at a random instant, and says where it was; None if it ended."""
+    """Runs the command, kills it at a random instant, and says what it said; None if it ended."""
+    # A few steps after where it starts, and a moment more: in a step, in a save, between the two,
+    # or in the export. Time alone would say something else on every machine.
+    reached = steps_saved(workdir)[-1] if steps_saved(workdir) else 0
+    steps = reached + rng.randint(1, 9)
+    early = rng.random() < 0.15
     process = start(config, workdir)
-    # Most of the life of so small a run is Python's start: the instants that matter come after.
-    line = rng.choice(["mesh ", "weights loaded", *["compiled in"] * 6])
-    said = ""
-    for text in process.stderr:
-        said += text
-        if line in text or "going on after" in text and line == "weights loaded":
-            break
-    time.sleep(rng.uniform(0, 1.5))
+    said = read_until(process, "compiling" if early or reached == STEPS else "compiled in")
+    while not early and process.poll() is None and len(lines(workdir)) < min(steps, STEPS):
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.3 if steps < STEPS else 2))
     process.kill()
     said += process.stderr.read()
     code = process.wait()
@@ -92,15 +103,21 @@ def kill_at_random(config, workdir, rng):
     return said
 
 
+def lines(workdir):
+    """The lines of the log so far, whole or not."""
+    path = workdir / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def phase(workdir, said):
     """Where a killed run was, by what it left."""
     if list((workdir / "checkpoints").glob("*tmp*")):
         return "saving"
     if (workdir / ".hf.s1jax-partial").exists():
         return "exporting"
-    if "compiled in" not in said:
+    if "compiled in" not in said and "going on after step 24" not in said:
         return "before the first step"
-    return "steps"
+    return "after the last step" if len(lines(workdir)) == STEPS else "steps"
 
 
 def kill_often(uninterrupted, directory, kills, seed):
@@ -124,11 +141,11 @@ def kill_often(uninterrupted, directory, kills, seed):
     return where, runs
 
 
-@pytest.mark.parametrize(("variant", "kills"), [("plain", 4), ("packed in slices", 2)])
+@pytest.mark.parametrize(("variant", "kills"), [("plain", 4), ("packed in slices", 3)])
 def test_killed_at_random_instants_it_ends_bit_equal(
     uninterrupted, tmp_path, variant, kills, record_property
 ):
-    where, runs = kill_often(uninterrupted(variant), tmp_path, kills, seed=kills)
+    where, runs = kill_often(uninterrupted(variant), tmp_path, kills, seed=1)
     record_property("kills", f"{variant}: {where} in {runs} runs")
     assert len(log(uninterrupted(variant)[1])) == STEPS
 
@@ -139,22 +156,6 @@ def test_killed_twenty_times_it_ends_bit_equal(uninterrupted, tmp_path, variant,
     where, runs = kill_often(uninterrupted(variant), tmp_path, kills=20, seed=0)
     record_property("kills", f"{variant}: {where} in {runs} runs")
     assert len({place for place, *_ in where}) >= 2
-
-
-def test_the_comparison_sees_a_different_run(uninterrupted, world, tmp_path):
-    """The control: a seed changes the bits of all that is compared."""
-    _, reference = uninterrupted("plain")
-    config = world.config_file(tmp_path / "x.py", **VARIANTS["plain"], seed=43)
-    finish(config, tmp_path / "run")
-    with pytest.raises(AssertionError):
-        assert_same_end(tmp_path / "run", reference)
-    ours, theirs = saved_arrays(tmp_path / "run", STEPS), saved_arrays(reference, STEPS)
-    assert [name for name in ours if ours[name] == theirs[name]] == [
-        "['opt_state']['0']['count']",
-        "['step']",
-    ]
-    assert exported(tmp_path / "run") != exported(reference)
-    assert losses(tmp_path / "run") != losses(reference)
 
 
 # SIGTERM.
@@ -169,37 +170,35 @@ def test_sigterm_at_each_stage_exits_with_75_and_loses_nothing(uninterrupted, tm
         assert "stopped by SIGTERM; start again to go on" in err
         assert steps_saved(workdir) == []
     # What was asked while nothing could be done is done after the next step.
-    for moment, step in (("compiling", 1), ("stepping", 1 + 7), ("compiling", 9)):
+    for moment, step in (("compiling", 1), ("stepping", 1 + 7)):
         err = finish(config, workdir, moment=moment, code=PREEMPTED)
         assert f"stopped by SIGTERM after step {step} of {STEPS}" in err
         assert steps_saved(workdir)[-1] == step
         assert len(log(workdir)) == step
     err = finish(config, workdir, moment="exporting", code=PREEMPTED)
-    assert "going on after step 9 of 60" in err
+    assert f"going on after step 8 of {STEPS}" in err
     assert steps_saved(workdir)[-1] == STEPS
     assert not (workdir / "hf").exists()
     assert not (workdir / "done.json").exists()
     err = finish(config, workdir)
-    assert "going on after step 60 of 60" in err
+    assert f"going on after step {STEPS} of {STEPS}" in err
     assert "compiling" not in err
     assert_same_end(workdir, reference)
 
 
-@pytest.mark.parametrize("line", ["compiling", "compiled in"])
-def test_sigterm_from_outside(uninterrupted, tmp_path, line):
+def test_sigterm_from_outside(uninterrupted, tmp_path):
     """`python -m s1jax.train` itself, signalled by another process."""
     config, reference = uninterrupted("plain")
-    process = start(config, tmp_path / "run")
-    said = ""
-    for text in process.stderr:
-        said += text
-        if line in text:
-            break
-    process.send_signal(signal.SIGTERM)
-    said += process.stderr.read()
-    assert process.wait(timeout=60) == PREEMPTED, said
-    [step] = re.findall(r"stopped by SIGTERM after step (\d+) of 60", said)
-    assert steps_saved(tmp_path / "run")[-1] == int(step)
+    done = [0]
+    for line in ("compiling", "compiled in"):
+        process = start(config, tmp_path / "run")
+        said = read_until(process, line)
+        process.send_signal(signal.SIGTERM)
+        said += process.stderr.read()
+        assert process.wait(timeout=60) == PREEMPTED, said
+        [step] = re.findall(rf"stopped by SIGTERM after step (\d+) of {STEPS}", said)
+        assert steps_saved(tmp_path / "run")[-1] == int(step) > done[-1]
+        done.append(int(step))
     finish(config, tmp_path / "run")
     assert_same_end(tmp_path / "run", reference)
 
@@ -232,6 +231,22 @@ def again(stopped, tmp_path):
     """(config, a copy of the stopped workdir, the whole one)."""
     shutil.copytree(stopped[1], tmp_path / "run")
     return stopped[0], tmp_path / "run", stopped[2]
+
+
+def test_the_comparison_sees_a_different_run(world, stopped, tmp_path):
+    """The control: a seed changes the bits of all that is compared."""
+    whole = stopped[2]
+    cfg = world.config(checkpoint__every_steps=1, checkpoint__keep=3, seed=43)
+    assert train.train(cfg, tmp_path, DEVICES[:1]) == 0
+    with pytest.raises(AssertionError):
+        assert_same_end(tmp_path, whole)
+    ours, theirs = saved_arrays(tmp_path, 6), saved_arrays(whole, 6)
+    assert sorted(name for name in ours if ours[name] == theirs[name]) == [
+        "['opt_state']['0']['count']",
+        "['step']",
+    ]
+    assert exported(tmp_path)["model.safetensors"] != exported(whole)["model.safetensors"]
+    assert losses(tmp_path) != losses(whole)
 
 
 def test_it_goes_on_in_the_same_process_too(again, capsys):
@@ -306,7 +321,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_run_is_refused_with_the_difference(world, again, tmp_path, name):
     change, words = CHANGES[name]
-    cfg, workdir, whole = again
+    _, workdir, whole = again
     fields = {"checkpoint__every_steps": 1, "checkpoint__keep": 3, **change(world, tmp_path)}
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     with pytest.raises(UserError) as error:
@@ -337,16 +352,15 @@ def test_the_command_refuses_and_goes_on_when_told(uninterrupted, tmp_path):
 
 
 def test_where_it_runs_and_how_it_is_shown_may_change(world, again):
-    cfg, workdir, whole = again
+    _, workdir, whole = again
     fields = {"checkpoint__every_steps": 5, "checkpoint__keep": 1, "train__tensorboard": True}
     moved = shutil.copytree(world.model, workdir.parent / "elsewhere")
-    fields |= {"model__path": str(moved), "train__loss_chunk_tokens": 64}
-    assert train.train(world.config(**fields), workdir, DEVICES[:1]) == 0
-    assert losses(workdir) == pytest.approx(losses(whole), abs=1e-5)
+    assert train.train(world.config(**fields, model__path=str(moved)), workdir, DEVICES[:1]) == 0
+    assert log(workdir) == log(whole)
 
 
 def test_another_model_is_refused_even_when_told(world, again, tmp_path):
-    cfg, workdir, _ = again
+    _, workdir, _ = again
     shutil.copytree(world.model, tmp_path / "wide")
     raw = json.loads((world.model / "config.json").read_text())
     write_model(tmp_path / "wide", raw | {"intermediate_size": 256})
@@ -358,9 +372,7 @@ def test_another_model_is_refused_even_when_told(world, again, tmp_path):
 # Another mesh.
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"fsdp": 4}, {"data": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2}], ids=str
-)
+@pytest.mark.parametrize("sizes", [{"fsdp": 4}, {"data": 2, "tensor": 2}], ids=str)
 def test_a_checkpoint_of_one_mesh_goes_on_on_another(world, again, sizes):
     _, workdir, whole = again
     mesh = {f"mesh__{axis}": size for axis, size in sizes.items()}
@@ -381,11 +393,3 @@ def test_a_checkpoint_of_a_mesh_goes_on_on_one_device(world, tmp_path, stopped):
     (tmp_path / "run" / "done.json").unlink()
     assert train.train(world.config(), tmp_path / "run", DEVICES[:1]) == 0
     assert losses(tmp_path / "run") == pytest.approx(losses(whole), abs=1e-5)
-
-
-def test_two_commands_are_the_same_program(world, tmp_path):
-    """What the rest rests on: the same command twice gives the same bits."""
-    config = world.config_file(tmp_path / "x.py", train__epochs=4)
-    for name in ("a", "b"):
-        finish(config, tmp_path / name)
-    assert_same_end(tmp_path / "a", tmp_path / "b")

@@ -57,7 +57,7 @@ def attend_xla(
     kv_heads, in_order = k.shape[2], length == k.shape[1]
     block = length
     if in_order and ways("seq") == 1:  # a sequence split over devices is not cut up further
-        block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
+        block = MIN_BLOCK * -(-length // (MIN_BLOCK * MAX_BLOCKS))
     # Matrix products want [batch, rows, columns]: heads go before tokens, once for all blocks.
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)

@@ -55,6 +55,11 @@ class HFCheckpoint:
     raw: dict[str, Any]  # config.json
     tensors: dict[str, Tensor]
 
+    @property
+    def commit(self) -> str | None:
+        """The commit of a snapshot of the hub's; None for a directory of the user's."""
+        return self.directory.name if self.directory.parent.name == "snapshots" else None
+
 
 def open_checkpoint(path: str, revision: str | None = None) -> HFCheckpoint:
     """The checkpoint of a local directory or a hub id, checked down to every tensor's place.

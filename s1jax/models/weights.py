@@ -304,7 +304,7 @@ def _gather(entry: Entry, params: Params, dtype: str) -> np.ndarray:
 def _write_assets(
     partial: Path, raw: dict[str, Any], assets: Path, dtype: str, card: str | None
 ) -> None:
-    spellings = [key for key in ("torch_dtype", "dtype") if key in raw]
+    spellings = [key for key in ("torch_dtype", "dtype") if key in raw] or ["dtype"]
     config = raw | dict.fromkeys(spellings, dtype)
     _write_text(partial / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for path in asset_files(Path(assets).resolve()):
@@ -332,7 +332,7 @@ def _sync(path: Path) -> None:
 @contextlib.contextmanager
 def _replacing(directory: Path, needed_bytes: int) -> Iterator[Path]:
     """A new directory beside this one, which takes its name at the end, or is gone."""
-    _refuse_foreign(directory)
+    refuse_foreign(directory)
     partial = directory.with_name(f".{directory.name}.s1jax-partial")
     former = directory.with_name(f".{directory.name}.s1jax-former")
     try:
@@ -360,7 +360,7 @@ def _replacing(directory: Path, needed_bytes: int) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _refuse_foreign(directory: Path) -> None:
+def refuse_foreign(directory: Path) -> None:
     """Refuses to replace anything but an empty directory or an earlier export."""
     if not directory.exists():
         return

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from s1jax import config
+from s1jax.models.attention import MAX_BLOCKS, MIN_BLOCK
 from s1jax.models.config import ModelConfig
 from s1jax.training.step import TrainState
 
@@ -42,7 +43,8 @@ def memory(
     return Memory(
         parameters=parameters,
         moments=shard_bytes(state.opt_state),
-        gradients=parameters,
+        # Accumulation holds the sum so far beside the slice's own.
+        gradients=parameters * (2 if cfg.train.accumulation_steps > 1 else 1),
         activations=_activations(cfg, model, mesh, rows, row_length),
     )
 
@@ -70,7 +72,8 @@ def _activations(
         "dots": tokens * width * (products + model.embed_dim),
         "full": tokens * width * model.embed_dim,
     }[cfg.train.remat]
-    layer = 2 * tokens * width * products + scores // 16
+    blocks = 1 if mesh.shape["context"] > 1 else min(MAX_BLOCKS, -(-row_length // MIN_BLOCK))
+    layer = 2 * tokens * width * products + 2 * scores // blocks
     chunk = rows * min(cfg.train.loss_chunk_tokens, row_length)
     vocab = model.vocab_size // tensor
     logits = 3 * 4 * chunk * vocab + vocab * model.embed_dim * (4 + width)
