@@ -9,6 +9,7 @@ Reference: `data/tokenization.py`, and the collator of `train/sft.py` for what i
 
 import hashlib
 import json
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,6 +101,8 @@ class ChatTokenizer:
                 f"{path}: has no tokenizer.json; only a fast tokenizer can keep control tokens"
                 " and text apart, so convert the slow one with transformers first"
             )
+        # Or transformers says at every start that it found no torch, which nothing here needs.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 
