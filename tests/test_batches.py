@@ -322,7 +322,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_ones(
     assert packed[0].tokens.shape[1] < separate[0].tokens.shape[1] == 16
     loss, gradients = compare(packed, separate)
     mixed = compare(trained_on(False, train__weighting=weighting, data__pack=True), separate)
-    record_property("packed", (separate[1], loss, gradients, mixed))
+    record_property("packed", str((separate[1], loss, gradients, mixed)))
     assert loss < 1e-5
     assert gradients < 1e-5
     assert mixed[0] > 1e-3  # without segments, what the test would say of wrong packing
@@ -337,7 +337,7 @@ def test_accumulation_gives_the_loss_and_gradients_of_the_whole_batch(
     parts = trained_on(train__accumulation_steps=slices, data__pack=packed)
     assert parts[0].tokens.shape[0] == slices
     loss, gradients = compare(parts, whole)
-    record_property("accumulated", (whole[1], loss, gradients))
+    record_property("accumulated", str((whole[1], loss, gradients)))
     assert loss < 1e-6
     assert gradients < 1e-5
     # The control: a slice alone is not the batch.

@@ -129,7 +129,8 @@ def test_every_problem_is_reported_at_once():
     ("path", "value", "words"),
     [
         ("model.chat", "qwen", "the choices are s1, llama3, think, r1"),
-        ("model.param_dtype", "float16", 'did you mean "bfloat16"?'),
+        ("model.param_dtype", "bfloat16", 'did you mean "float32"?'),
+        ("model.compute_dtype", "bfloat", 'did you mean "bfloat16"?'),
         ("train.remat", "Full", 'did you mean "full"?'),
         ("train.weighting", "tokens", 'did you mean "token"?'),
         ("data.traces", "deepseeek", 'did you mean "deepseek"?'),

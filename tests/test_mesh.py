@@ -89,7 +89,7 @@ def test_the_axes_are_always_the_same():
 
 def test_partition_follows_the_table():
     assert partition(("layers", "heads", "head_dim", "embed")) == PartitionSpec(
-        None, "tensor", None, "fsdp"
+        None, "tensor", None, ("fsdp", "context")
     )
     assert partition(("batch", "seq")) == PartitionSpec(("data", "fsdp"), "context")
     assert {axis for entry in RULES.values() if entry for axis in np.atleast_1d(entry)} == set(AXES)
@@ -128,7 +128,7 @@ def test_a_model_whose_heads_do_not_divide_is_refused_before_anything_is_made():
 def test_ways_of_the_current_mesh():
     assert ways("batch") == 1
     with jax.set_mesh(mesh_of(data=2, fsdp=4, context=2)):
-        assert (ways("batch"), ways("seq"), ways("embed"), ways("features")) == (8, 2, 4, 1)
+        assert (ways("batch"), ways("seq"), ways("embed"), ways("features")) == (8, 2, 8, 1)
 
 
 # Several processes.
