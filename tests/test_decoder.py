@@ -444,6 +444,20 @@ def test_remat_changes_the_program_and_not_what_it_computes():
     assert max(float(np.abs(g).max()) for g in results["none"][1:]) > 1e-2
 
 
+def test_a_frequent_token_keeps_its_gradient_in_bfloat16():
+    table, tokens = jnp.ones((4, 8), jnp.float32), jnp.zeros((1, 4096), jnp.int32)
+    weights = jnp.full((1, 4096, 8), 0.01, jnp.bfloat16)
+
+    def gradient(rows):
+        return jax.grad(lambda t: (rows(t) * weights).astype(jnp.float32).sum())(table)[0, 0]
+
+    exact = 4096 * float(weights[0, 0, 0])
+    ours = gradient(lambda t: decoder.look_up(t, tokens, jnp.bfloat16))
+    plain = gradient(lambda t: t.astype(jnp.bfloat16)[tokens])
+    assert abs(ours / exact - 1) < 1e-5
+    assert abs(plain / exact - 1) > 0.1
+
+
 if __name__ == "__main__":
     print("| configuration | family | branch | max abs diff | max abs logit |")
     print("|---|---|---|---|---|")
