@@ -241,7 +241,7 @@ def test_each_device_gets_just_its_slices(qwen2, tmp_path, sizes):
     jax.tree.map(lambda leaf, layout: check_layout(leaf, layout), params, want)
     assert_bit_equal(params, load_params(checkpoint, one_device(), jnp.float32))
     q_kernel = params["layers"]["attn"]["q"]["kernel"]
-    ways = sizes[1] * sizes[3]
+    ways = sizes[1] * sizes[2] * sizes[3]
     assert {shard.data.size * ways for shard in q_kernel.addressable_shards} == {q_kernel.size}
 
     save_checkpoint(tmp_path / "out", checkpoint.raw, params, assets=qwen2, dtype="float32")

@@ -100,7 +100,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, gradients = loss_and_gradients(cfg, model, state.params, batch)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clip = jnp.minimum(1.0, cfg.optimizer.clip_norm / (norm + 1e-6))  # torch's formula
         gradients = jax.tree.map(lambda g: g * clip.astype(g.dtype), gradients)
