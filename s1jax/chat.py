@@ -54,6 +54,7 @@ class Chat:
     answer: str  # closes it and opens the answer
     end: str  # closes the answer
     answer_prefix: str = ""  # of answers that do not contain it (but for its space) already
+    ends: tuple[str, ...] = ()  # end the thinking when written; (): the first control of `answer`
 
     @property
     def controls(self) -> set[str]:
@@ -74,6 +75,15 @@ CHATS = {
         ),
         Chat("think", "<think>\n", "\n</think>\n\n", "<|im_end|>\n"),
         Chat("r1", "<think>\n", "\n</think>\n\n", "<｜end▁of▁sentence｜>"),
+        # Of s1's step-conditional control: each step of the thinking is opened, and counted down.
+        Chat(
+            "steps",
+            "<|im_start|>",
+            "\n<|im_start|>answer\n",
+            "<|im_end|>\n",
+            "Answer: ",
+            ("<|im_start|>0", "<|im_start|>answer"),
+        ),
     )
 }
 
@@ -206,12 +216,21 @@ def render(tokenizer: ChatTokenizer, chat: Chat, example: Example) -> Rendered:
     return render_all(tokenizer, chat, [example])[0]
 
 
-def render_all(tokenizer: ChatTokenizer, chat: Chat, examples: Sequence[Example]) -> list[Rendered]:
-    """`render()` of each, encoded together on all cores."""
-    _check(tokenizer, chat)
+def render_all(
+    tokenizer: ChatTokenizer,
+    chat: Chat,
+    examples: Sequence[Example],
+    steps: Sequence[Sequence[str]] | None = None,
+) -> list[Rendered]:
+    """`render()` of each, encoded together on all cores.
+
+    With `steps`, those are each one's thinking, and every step is opened as the thinking is.
+    """
+    check_tokenizer(tokenizer, chat)
     rows = []
-    for example in examples:
-        prompt, completion = _halves(tokenizer, chat, example)
+    given: Sequence[Sequence[str] | None] = steps or [None] * len(examples)
+    for example, texts in zip(examples, given, strict=True):
+        prompt, completion = _halves(tokenizer, chat, example, texts)
         # Apart: at inference the prompt is encoded when there is no completion yet.
         rows.append([*_runs(prompt), *_runs(completion)])
     return _encode(tokenizer, rows)
@@ -228,8 +247,23 @@ class Run:
     starts: list[tuple[int, int]]  # from which character on it is of which part
 
 
+def template_ids(tokenizer: ChatTokenizer, question: str) -> list[int]:
+    """The ids of the template's prompt for a question, generation prompt included."""
+    return _ids(tokenizer, _prompt(tokenizer, question))
+
+
+def written_ids(tokenizer: ChatTokenizer, written: str) -> list[int]:
+    """The ids of what template, delimiters or config write, control tokens included."""
+    return _ids(tokenizer, [(PROMPT, piece) for piece in split_controls(tokenizer, written)])
+
+
+def _ids(tokenizer: ChatTokenizer, pieces: Iterable[Piece]) -> list[int]:
+    runs = list(_runs(pieces))
+    return _encode(tokenizer, [runs])[0].tokens.tolist() if runs else []
+
+
 @lru_cache(maxsize=16)
-def _check(tokenizer: ChatTokenizer, chat: Chat) -> None:
+def check_tokenizer(tokenizer: ChatTokenizer, chat: Chat) -> None:
     """Raises UserError unless our ids of plain text are those of the tokenizer itself."""
     needed = set(chat.controls)
     if not tokenizer.hf.chat_template:
@@ -253,34 +287,46 @@ def _check(tokenizer: ChatTokenizer, chat: Chat) -> None:
             )
 
 
+def opened_by_template(tokenizer: ChatTokenizer, chat: Chat) -> int:
+    """How many characters of `chat.thinking` the generation prompt has already written."""
+    tail = tokenizer.prompt[1]  # of R1's distilled models it opens the thinking itself
+    lengths = range(len(chat.thinking), -1, -1)
+    return next(n for n in lengths if tail.endswith(chat.thinking[:n]))
+
+
+def _prompt(tokenizer: ChatTokenizer, question: str) -> list[Piece]:
+    head, tail, strips = tokenizer.prompt
+    return [
+        *((PROMPT, piece) for piece in split_controls(tokenizer, head)),
+        (PROMPT, question.strip() if strips else question),
+        *((PROMPT, piece) for piece in split_controls(tokenizer, tail)),
+    ]
+
+
 def _halves(
-    tokenizer: ChatTokenizer, chat: Chat, example: Example
+    tokenizer: ChatTokenizer, chat: Chat, example: Example, steps: Sequence[str] | None = None
 ) -> tuple[list[Piece], list[Piece]]:
     """The pieces of the prompt, and those of the completion."""
 
     def written(part: int, text: str) -> list[Piece]:
-        return [(part, piece) for piece in _split(tokenizer, text)]
+        return [(part, piece) for piece in split_controls(tokenizer, text)]
 
-    head, tail, strips = tokenizer.prompt
-    question = example.question.strip() if strips else example.question
     has_prefix = chat.answer_prefix.strip() in example.answer
     answer = example.answer if has_prefix else chat.answer_prefix + example.answer
-    # A generation prompt may have opened the thinking itself (R1's distilled models).
-    lengths = range(len(chat.thinking), -1, -1)
-    opened = next(n for n in lengths if tail.endswith(chat.thinking[:n]))
-    prompt = [*written(PROMPT, head), (PROMPT, question), *written(PROMPT, tail)]
-    completion = [
-        *written(THINKING, chat.thinking[opened:]),
-        (THINKING, example.thinking.strip()),
+    completion = written(THINKING, chat.thinking[opened_by_template(tokenizer, chat) :])
+    for number, step in enumerate([example.thinking] if steps is None else steps):
+        completion += written(THINKING, "\n" + chat.thinking) if number else []
+        completion.append((THINKING, step.strip()))
+    completion += [
         *written(ANSWER, chat.answer),
         (ANSWER, answer.strip()),
         *written(END, chat.end),
     ]
-    return prompt, completion
+    return _prompt(tokenizer, example.question), completion
 
 
 @lru_cache(maxsize=64)
-def _split(tokenizer: ChatTokenizer, written: str) -> list[str | int]:
+def split_controls(tokenizer: ChatTokenizer, written: str) -> list[str | int]:
     """What template or delimiters write, as control ids and the text between them."""
     longest_first = sorted(tokenizer.controls, key=len, reverse=True)
     pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", written)

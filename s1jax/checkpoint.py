@@ -55,6 +55,7 @@ MAY_CHANGE = {  # fields of a checkpoint's meta that another run may have otherw
     "config.mesh.*": "where the arithmetic happens, not what is computed",
     "config.checkpoint.*": "how often the state is saved",
     "config.export.*": "written after the last step",
+    "config.decode.*": "read after training",
     "config.train.tensorboard": "what is shown",
     "config.train.max_bad_steps": "when a run gives up",
     "config.train.remat": "what the backward pass recomputes, to the same values",

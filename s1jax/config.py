@@ -23,9 +23,13 @@ from ml_collections import ConfigDict, config_dict
 from s1jax.types import UserError
 
 ATTENTION = ("xla",)
-CHATS = ("s1", "llama3", "think", "r1")
+CHATS = ("s1", "llama3", "think", "r1", "steps")
+CONTROLS = ("none", "tokens", "steps")
 DTYPES = ("float32", "bfloat16")
+ORDERS = ("given", "longest")
 PARAM_DTYPES = ("float32",)  # an update of 1e-5 is lost on a bfloat16 parameter: its steps are 0.4%
+PARITIES = ("none", "evaluator", "readme")
+PROMPT_CLASSES = ("long", "short")
 REMAT = ("none", "dots", "full")
 TRACES = ("auto", "gemini", "deepseek")
 WEIGHTINGS = ("example", "token")
@@ -51,6 +55,7 @@ class Data:
     revision: str | None = None
     split: str = "train"
     traces: str = "auto"  # whose thinking, where a row has several teachers' (s1K-1.1)
+    control: str = "none"  # questions that ask for so much thinking, in tokens or in steps
     max_examples: int | None = None
     batch_size: int = 16  # examples a step, over the whole mesh
     row_length: int = 32768  # tokens; longer examples are cut on the right (s1's block_size)
@@ -97,6 +102,37 @@ class Mesh:
 
 
 @dataclass(frozen=True)
+class Decode:
+    """How a model is asked: budget forcing, the other controls of thinking, and sampling."""
+
+    thinking: bool = True  # False: the answer alone
+    max_thinking_tokens: int | None = None  # None: all that the context leaves
+    min_thinking_tokens: int = 0
+    ignore_ends: int = 0  # how many ends of thinking are ignored
+    ignore_strings: tuple[str, ...] = ("Wait",)  # written in their place, in turn; (): nothing is
+    force_string: str = "Final Answer:"  # opens the answer when the budget is spent
+    max_answer_tokens: int = 2048
+    parity: str = "none"  # whose accounting of the budget: s1's evaluator's, its README's, or ours
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    thinking_temperature: float | None = None  # None, here and below: as the answer's
+    thinking_top_k: int | None = None
+    thinking_top_p: float | None = None
+    thinking_min_p: float | None = None
+    samples: int = 1  # of every prompt
+    rejection_tries: int = 0  # above 0: thinking longer than the budget is sampled again
+    prompt_tokens: int | None = None  # the question asks for so many tokens, or steps, or for
+    prompt_steps: int | None = None
+    prompt_class: str | None = None  # "long" or "short" thinking
+    batch_size: int = 8  # rows decoded together
+    segment_steps: int = 32  # steps between two looks of the host
+    order: str = "given"  # which prompts start first
+    strict: bool = False  # the same tokens whatever else is in the batch
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """When the state is saved, and how strictly it is taken up again."""
 
@@ -123,6 +159,7 @@ class Config:
     train: Train = field(default_factory=Train)
     optimizer: Optimizer = field(default_factory=Optimizer)
     mesh: Mesh = field(default_factory=Mesh)
+    decode: Decode = field(default_factory=Decode)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
 
@@ -183,6 +220,8 @@ def _hint(path: str) -> Any:
 
 def _literal(text: str, hint: Any) -> Any:
     """The value that a text stands for, or the text itself where it stands for nothing else."""
+    if _is_texts(hint):
+        return _texts(text)
     options = typing.get_args(hint) or (hint,)
     if str in options and not (text == "None" and types.NoneType in options):
         return text
@@ -190,6 +229,22 @@ def _literal(text: str, hint: Any) -> Any:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def _is_texts(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+def _texts(text: str) -> Any:
+    """What a Python literal holds (`"'Wait, what','Hmm'"`), else what commas divide, as it is."""
+    if text.startswith(("(", "[", "'", '"')):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
+        else:
+            return value if isinstance(value, tuple | list) else (value,)
+    return tuple(text.split(",")) if text else ()
 
 
 def resolve(config: ConfigDict, name: str = "config") -> Config:
@@ -221,14 +276,33 @@ def _read_section(cls: type, values: dict[str, Any], prefix: str, problems: list
             else:
                 problems.append(f"{path}={value!r} must be a section of fields")
         elif not _has_type(value, hints[key]):
-            want = getattr(hints[key], "__name__", str(hints[key]))
-            problems.append(f"{path}={value!r} must be {want}, not {type(value).__name__}")
+            problems.append(f"{path}={value!r} {_wrong_type(value, hints[key])}")
         else:
-            kwargs[key] = float(value) if hints[key] is float else value
+            kwargs[key] = _converted(value, hints[key])
     return cls(**kwargs)
 
 
+def _converted(value: Any, hint: Any) -> Any:
+    """A list as the tuple and a whole number as the float that its field holds."""
+    if _is_texts(hint):
+        return tuple(value)
+    takes_float = float in (typing.get_args(hint) or (hint,))
+    return float(value) if takes_float and value is not None else value
+
+
+def _wrong_type(value: Any, hint: Any) -> str:
+    if not _is_texts(hint):
+        want = getattr(hint, "__name__", str(hint))
+        return f"must be {want}, not {type(value).__name__}"
+    if not isinstance(value, tuple | list):
+        return f"must be a tuple of strings, not {type(value).__name__}"
+    wrong = next(item for item in value if not isinstance(item, str))
+    return f"must hold strings only, not {type(wrong).__name__}"
+
+
 def _has_type(value: Any, hint: Any) -> bool:
+    if _is_texts(hint):
+        return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
     if isinstance(hint, types.UnionType):
         return any(_has_type(value, t) for t in typing.get_args(hint))
     if isinstance(value, bool):
@@ -262,6 +336,11 @@ def check(cfg: Config) -> list[str]:
     choice("model.compute_dtype", cfg.model.compute_dtype, DTYPES)
     choice("export.dtype", cfg.export.dtype, DTYPES)
     choice("data.traces", cfg.data.traces, TRACES)
+    choice("data.control", cfg.data.control, CONTROLS)
+    choice("decode.parity", cfg.decode.parity, PARITIES)
+    choice("decode.order", cfg.decode.order, ORDERS)
+    if cfg.decode.prompt_class is not None:
+        choice("decode.prompt_class", cfg.decode.prompt_class, PROMPT_CLASSES)
     choice("train.remat", cfg.train.remat, REMAT)
     choice("train.weighting", cfg.train.weighting, WEIGHTINGS)
 
@@ -301,7 +380,61 @@ def check(cfg: Config) -> list[str]:
     }.items():
         require(0 <= share <= 1, f"{path}={share} must be between 0 and 1")
 
+    require(
+        (cfg.data.control == "steps") == (cfg.model.chat == "steps"),
+        f'data.control="{cfg.data.control}" and model.chat="{cfg.model.chat}": steps are asked for'
+        " and written, or neither; set both to steps, or none of them",
+    )
+    problems += _check_decode(cfg.decode)
     problems += _check_mesh(cfg)
+    return problems
+
+
+def _check_decode(dec: Decode) -> list[str]:
+    problems: list[str] = []
+
+    def require(ok: bool, problem: str) -> None:
+        if not ok:
+            problems.append(f"decode.{problem}")
+
+    for least, note, names in (
+        (1, " (or None, all that the context leaves)", ("max_thinking_tokens",)),
+        (1, " (or None)", ("prompt_tokens", "prompt_steps")),
+        (1, "", ("max_answer_tokens", "samples", "batch_size", "segment_steps")),
+        (0, "", ("min_thinking_tokens", "ignore_ends", "rejection_tries")),
+        (0, ", 0 for off", ("top_k", "thinking_top_k")),
+    ):
+        for name in names:
+            value = getattr(dec, name)
+            ok = value is None or value >= least
+            require(ok, f"{name}={value} must be at least {least}{note}")
+    for prefix in ("", "thinking_"):
+        values = {n: getattr(dec, prefix + n) for n in ("temperature", "top_p", "min_p")}
+        given = {n: value for n, value in values.items() if value is not None}
+        t, p, m = (given.get(n, d) for n, d in (("temperature", 0), ("top_p", 1), ("min_p", 0)))
+        require(math.isfinite(t) and t >= 0, f"{prefix}temperature={t} must be at least 0")
+        require(0 < p <= 1, f"{prefix}top_p={p} must be above 0 and at most 1")
+        require(0 <= m < 1, f"{prefix}min_p={m} must be at least 0 and below 1")
+
+    most = dec.max_thinking_tokens
+    require(
+        most is None or most < 1 or dec.min_thinking_tokens <= most,
+        f"min_thinking_tokens={dec.min_thinking_tokens} must be at most"
+        f" decode.max_thinking_tokens={most}",
+    )
+    require(
+        "" not in dec.ignore_strings,
+        f"ignore_strings={dec.ignore_strings} holds an empty string; () writes nothing at all",
+    )
+    names = ("prompt_tokens", "prompt_steps", "prompt_class")
+    asked = [name for name in names if getattr(dec, name) is not None]
+    require(len(asked) < 2, f"{' and decode.'.join(asked)}: only one of them may be set")
+    if dec.rejection_tries > 0:
+        hot = dec.temperature if dec.thinking_temperature is None else dec.thinking_temperature
+        tries = f"rejection_tries={dec.rejection_tries}"
+        require(hot != 0, f"{tries}: at temperature 0 of the thinking all tries are the same")
+        forced = f'decode.parity="{dec.parity}" is of budget forcing, which this does without'
+        require(dec.parity == "none", f"{tries}: {forced}")
     return problems
 
 

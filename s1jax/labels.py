@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
     cfg = mini.resolve(cfg, mini.cache_directory())
     examples = load_examples(cfg.data)
     tokenizer = ChatTokenizer.load(_tokenizer_directory(cfg.model))
-    tokenized = tokenize(examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length)
+    tokenized = tokenize(
+        examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length, cfg.data.control
+    )
     for example in tokenized[: values.n]:
         print(show(example, tokenizer, colour), end="\n\n")
     stats = label_stats(tokenized)

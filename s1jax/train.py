@@ -173,7 +173,9 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
     abstract = abstract_state(cfg, source.cfg, mesh)
 
     examples = load_examples(files.data)
-    tokenized = tokenize(examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length)
+    tokenized = tokenize(
+        examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length, cfg.data.control
+    )
     labels = label_stats(tokenized)
     check_labels(labels, cfg.data.max_truncated_share)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

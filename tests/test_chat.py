@@ -22,7 +22,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s1jax import config
-from s1jax.chat import ANSWER, CHATML, CHATS, END, PROMPT, THINKING, ChatTokenizer, render
+from s1jax.chat import (
+    ANSWER,
+    CHATML,
+    CHATS,
+    END,
+    PROMPT,
+    THINKING,
+    ChatTokenizer,
+    render,
+    render_all,
+    template_ids,
+    written_ids,
+)
 from s1jax.types import Example, UserError
 
 EXAMPLE = Example("1", "  What is 1 + 1?\n", "\n It's\n\n2.\n", " It is 2. ")
@@ -195,6 +207,46 @@ def test_r1_opens_the_thinking_once(tmp_path):
     assert "".join(part_texts(waits, theirs)[1:]) == texts
     assert "".join(part_texts(opens, ours)[1:]) == texts.removeprefix("<think>\n")
     assert part_texts(opens, ours)[0].endswith("<｜Assistant｜><think>\n")
+
+
+STEPS = ["2 steps left\nIt's <|im_start|>0\n", "1 steps left\n2."]
+
+
+def test_every_step_is_opened_as_the_thinking_is(qwen3):
+    chat = CHATS["steps"]
+    [rendered] = render_all(qwen3, chat, [EXAMPLE], [STEPS])
+    prompt, thinking, answer, end = part_texts(qwen3, rendered)
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert thinking.removesuffix("\n") == (
+        "<|im_start|>2 steps left\nIt's <|im_start|>0\n<|im_start|>1 steps left\n2."
+    )
+    assert answer.startswith("<|im_start|>answer\nAnswer:  It is 2.")
+    assert end == "<|im_end|>\n"
+    opens = qwen3.controls["<|im_start|>"]
+    thought = rendered.tokens[rendered.parts == THINKING]
+    assert (thought == opens).sum() == 2  # the third is text of a step
+
+    # The control: without steps the thinking is one.
+    whole = render(qwen3, chat, EXAMPLE)
+    assert (whole.tokens[whole.parts == THINKING] == opens).sum() == 1
+    with pytest.raises(ValueError, match="zip"):
+        render_all(qwen3, chat, [EXAMPLE, EXAMPLE], [STEPS])
+
+
+def test_a_prompt_alone_is_that_of_an_example(qwen3):
+    rendered = render(qwen3, CHATS["s1"], EXAMPLE)
+    prompt = rendered.tokens[rendered.parts == PROMPT].tolist()
+    assert template_ids(qwen3, EXAMPLE.question) == prompt
+    assert template_ids(qwen3, EXAMPLE.question + "!") != prompt
+
+
+def test_what_is_written_has_its_control_tokens(qwen3):
+    start = qwen3.controls["<|im_start|>"]
+    ids = written_ids(qwen3, "<|im_start|>think\n<|im_start|>")
+    assert [ids[0], ids[-1]] == [start, start]
+    assert start not in ids[1:-1]
+    assert qwen3.text.decode(ids[1:-1]) == "think\n"
+    assert written_ids(qwen3, "") == []
 
 
 INJECTIONS = [

@@ -19,6 +19,7 @@ from s1jax.data.examples import COLUMNS
 from s1jax.models.attention import ATTENTION
 from s1jax.models.decoder import REMAT
 from s1jax.models.weights import EXPORT_DTYPES
+from s1jax.prompts import conditioned
 from s1jax.types import UserError
 
 
@@ -67,11 +68,19 @@ def test_the_default_is_s1s_recipe():
     assert (opt.learning_rate, opt.warmup_share, opt.clip_norm) == (1e-5, 0.05, 1.0)
     assert (opt.b1, opt.b2, opt.eps, opt.weight_decay) == (0.9, 0.95, 1e-8, 1e-4)
     assert math.ceil(opt.warmup_share * 315) == 16
+    dec = cfg.decode
+    assert (dec.thinking, dec.max_thinking_tokens, dec.min_thinking_tokens) == (True, None, 0)
+    assert (dec.ignore_ends, dec.ignore_strings) == (0, ("Wait",))
+    assert (dec.force_string, dec.parity) == ("Final Answer:", "none")
+    assert (dec.temperature, dec.top_k, dec.top_p, dec.min_p) == (0.0, 0, 1.0, 0.0)
 
 
 def test_the_json_in_the_workdir_is_the_whole_config():
     cfg = make_config({"data.path": "x.jsonl", "mesh.fsdp": 16})
-    assert json.loads(config.to_json(cfg)) == dataclasses.asdict(cfg)
+    # JSON has lists where the dataclasses have tuples.
+    assert json.loads(config.to_json(cfg)) == json.loads(json.dumps(dataclasses.asdict(cfg)))
+    assert json.loads(config.to_json(cfg))["mesh"]["fsdp"] == 16
+    assert config.resolve(ConfigDict(json.loads(config.to_json(cfg)))) == cfg
 
 
 def test_the_choices_are_those_that_are_implemented():
@@ -80,6 +89,8 @@ def test_the_choices_are_those_that_are_implemented():
     assert set(config.CHATS) == set(CHATS)
     assert set(config.DTYPES) == set(EXPORT_DTYPES)
     assert set(config.TRACES) - {"auto"} <= set(COLUMNS)
+    asked = {conditioned("?", config.Decode(prompt_class=name)) for name in config.PROMPT_CLASSES}
+    assert len(asked - {"?"}) == 2
 
 
 def test_every_field_is_read_somewhere(request):
@@ -128,7 +139,7 @@ def test_every_problem_is_reported_at_once():
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("model.chat", "qwen", "the choices are s1, llama3, think, r1"),
+        ("model.chat", "qwen", "the choices are s1, llama3, think, r1, steps"),
         ("model.param_dtype", "bfloat16", 'did you mean "float32"?'),
         ("model.compute_dtype", "bfloat", 'did you mean "bfloat16"?'),
         ("train.remat", "Full", 'did you mean "full"?'),
@@ -145,6 +156,34 @@ def test_every_problem_is_reported_at_once():
         ("optimizer.warmup_share", 1.5, "must be between 0 and 1"),
         ("data.max_truncated_share", math.nan, "must be between 0 and 1"),
         ("export.shard_bytes", 5, "must be at least 1000000"),
+        ("data.control", "token", 'did you mean "tokens"?'),
+        ("decode.parity", "evaluater", 'did you mean "evaluator"?'),
+        ("decode.order", "long", 'did you mean "longest"?'),
+        ("decode.prompt_class", "shrt", 'did you mean "short"?'),
+        (
+            "decode.max_thinking_tokens",
+            0,
+            "=0 must be at least 1 (or None, all that the context leaves)",
+        ),
+        ("decode.min_thinking_tokens", -1, "must be at least 0"),
+        ("decode.ignore_ends", -1, "must be at least 0"),
+        ("decode.max_answer_tokens", 0, "must be at least 1"),
+        ("decode.samples", 0, "must be at least 1"),
+        ("decode.batch_size", 0, "must be at least 1"),
+        ("decode.segment_steps", 0, "must be at least 1"),
+        ("decode.rejection_tries", -1, "must be at least 0"),
+        ("decode.prompt_tokens", 0, "must be at least 1 (or None)"),
+        ("decode.prompt_steps", -4, "must be at least 1 (or None)"),
+        ("decode.top_k", -1, "must be at least 0, 0 for off"),
+        ("decode.thinking_top_k", -1, "must be at least 0, 0 for off"),
+        ("decode.temperature", -0.5, "must be at least 0"),
+        ("decode.temperature", math.inf, "must be at least 0"),
+        ("decode.thinking_temperature", math.nan, "must be at least 0"),
+        ("decode.top_p", 0.0, "must be above 0 and at most 1"),
+        ("decode.thinking_top_p", 1.01, "must be above 0 and at most 1"),
+        ("decode.min_p", 1.0, "must be at least 0 and below 1"),
+        ("decode.thinking_min_p", -0.1, "must be at least 0 and below 1"),
+        ("decode.ignore_strings", ("Wait", ""), "holds an empty string; () writes nothing at all"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_would_be_right(path, value, words):
@@ -164,6 +203,9 @@ def test_a_value_out_of_range_is_named_with_what_would_be_right(path, value, wor
         ("optimizer.learning_rate", "1e-5", "float"),
         ("optimizer.learning_rate", False, "float"),
         ("train.steps", "10", "int | None"),
+        ("decode.thinking_top_p", "1", "float | None"),
+        ("decode.ignore_strings", "Wait", "a tuple of strings"),
+        ("decode.ignore_strings", {"a": 1}, "a tuple of strings"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(path, value, want):
@@ -176,6 +218,88 @@ def test_whole_numbers_serve_as_floats_but_not_beyond_them():
     values = config.overridden(config.default(), {"optimizer.clip_norm": "2"})
     assert type(config.resolve(values).optimizer.clip_norm) is float
     assert "optimizer.clip_norm" in refused(texts={"optimizer.clip_norm": "1" + "0" * 400})
+
+
+# Decoding.
+
+
+@pytest.mark.parametrize("value", [("Wait", 1), ["Wait", 1]])
+def test_what_is_no_text_among_texts_is_named(value):
+    line = refused({"decode.ignore_strings": value}).splitlines()[1]
+    assert line == f"  decode.ignore_strings={value!r} must hold strings only, not int"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"decode.max_thinking_tokens": 8, "decode.min_thinking_tokens": 9},
+            "decode.min_thinking_tokens=9 must be at most decode.max_thinking_tokens=8",
+        ),
+        (
+            {"decode.prompt_tokens": 512, "decode.prompt_class": "long"},
+            "decode.prompt_tokens and decode.prompt_class: only one of them may be set",
+        ),
+        (
+            {"decode.rejection_tries": 4},
+            "decode.rejection_tries=4: at temperature 0 of the thinking all tries are the same",
+        ),
+        (
+            {
+                "decode.rejection_tries": 4,
+                "decode.temperature": 1.0,
+                "decode.thinking_temperature": 0.0,
+            },
+            "at temperature 0 of the thinking",
+        ),
+        (
+            {
+                "decode.rejection_tries": 4,
+                "decode.temperature": 1.0,
+                "decode.parity": "readme",
+            },
+            'decode.rejection_tries=4: decode.parity="readme" is of budget forcing',
+        ),
+        ({"data.control": "steps"}, 'data.control="steps" and model.chat="s1": steps are'),
+        ({"model.chat": "steps"}, 'data.control="none" and model.chat="steps": steps are'),
+    ],
+)
+def test_fields_of_decoding_that_contradict_each_other(fields, words):
+    message = refused(fields)
+    assert message.startswith("x.py: 1 problem\n")
+    assert words in message
+
+
+def test_what_does_not_contradict_is_taken():
+    """The controls of the test above."""
+    for fields in (
+        {"decode.max_thinking_tokens": 9, "decode.min_thinking_tokens": 9},
+        {"decode.min_thinking_tokens": 9},
+        {"decode.rejection_tries": 4, "decode.temperature": 1.0},
+        {"decode.rejection_tries": 4, "decode.thinking_temperature": 1.0},
+        {"decode.parity": "readme"},
+        {"data.control": "steps", "model.chat": "steps"},
+        {"data.control": "tokens"},
+        {"decode.ignore_strings": ()},
+    ):
+        cfg = config.resolve(with_values(config.default(), fields))
+        for path, value in fields.items():
+            section, name = path.split(".")
+            assert getattr(getattr(cfg, section), name) == value
+
+
+def test_texts_are_tuples_wherever_they_come_from():
+    values = config.default()
+    assert values.decode.ignore_strings == ("Wait",)
+    values.decode.ignore_strings = ["Hmm", "Wait"]
+    values.decode.thinking_temperature = 1
+    cfg = config.resolve(values)
+    assert cfg.decode.ignore_strings == ("Hmm", "Wait")
+    assert type(cfg.decode.thinking_temperature) is float
+    assert hash(cfg.decode) != hash(config.Decode())
+    again = config.resolve(ConfigDict(json.loads(config.to_json(cfg))))
+    assert again == cfg
+    assert type(again.decode.ignore_strings) is tuple
 
 
 # Mesh and batch.
@@ -231,6 +355,20 @@ def test_packing_fills_the_rows_that_the_mesh_needs():
         ("optimizer.learning_rate", "2e-5", 2e-5),
         ("mesh.fsdp", "-1", -1),
         ("seed", "7", 7),
+        ("decode.ignore_strings", "Wait,Hmm", ("Wait", "Hmm")),
+        ("decode.ignore_strings", "Wait", ("Wait",)),
+        ("decode.ignore_strings", "", ()),
+        ("decode.ignore_strings", "()", ()),
+        ("decode.ignore_strings", "1,2", ("1", "2")),
+        ("decode.ignore_strings", " Wait, no", (" Wait", " no")),
+        ("decode.ignore_strings", "('Wait, what','Hmm')", ("Wait, what", "Hmm")),
+        ("decode.ignore_strings", "'Wait, what'", ("Wait, what",)),
+        ("decode.ignore_strings", '["a"]', ("a",)),
+        ("decode.ignore_strings", "(so", ("(so",)),
+        ("decode.thinking_temperature", "1", 1.0),
+        ("decode.thinking_temperature", "None", None),
+        ("decode.prompt_class", "long", "long"),
+        ("decode.force_string", "So: 1, 2", "So: 1, 2"),
     ],
 )
 def test_an_override_is_read_by_the_type_of_its_field(path, text, value):
@@ -253,6 +391,9 @@ def test_an_override_is_read_by_the_type_of_its_field(path, text, value):
         ("data.batch_size", "three", "data.batch_size='three' must be int, not str"),
         ("data.batch_size", "[1", "data.batch_size='[1' must be int, not str"),
         ("data.pack", "maybe", "data.pack='maybe' must be bool, not str"),
+        ("decode.ignore_strings", "('a',2)", "('a', 2) must hold strings only, not int"),
+        ("decode.ignore_strings", "Wait,", "('Wait', '') holds an empty string"),
+        ("decode.ignore_string", "x", 'is not a field: did you mean "ignore_strings"?'),
         ("", "3", " is not a field"),
         ("data.", "3", "data. is not a field"),
     ],
@@ -272,6 +413,7 @@ VALUES = st.one_of(
     st.text(max_size=8),
     st.sampled_from(["xla", "full", "token", "float32", "s1", "auto", "-1", "1e999", "0x10"]),
     st.lists(st.integers(), max_size=2),
+    st.lists(st.text(max_size=3), max_size=2).map(tuple),
     st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(), max_size=2),
 )
 PATHS = st.one_of(

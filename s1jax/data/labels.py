@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from s1jax.chat import ANSWER, END, PARTS, PROMPT, THINKING, Chat, ChatTokenizer, render_all
+from s1jax.data.conditional import conditional
 from s1jax.types import Example, UserError
 
 _TOGETHER = 64  # examples encoded at once: an encoding takes some 100 bytes a token
@@ -30,13 +31,21 @@ class Tokenized:
 
 
 def tokenize(
-    examples: Sequence[Example], tokenizer: ChatTokenizer, chat: Chat, row_length: int
+    examples: Sequence[Example],
+    tokenizer: ChatTokenizer,
+    chat: Chat,
+    row_length: int,
+    control: str = "none",
 ) -> list[Tokenized]:
-    """The examples as ids, in their order. UserError if the tokenizer cannot write them."""
+    """The examples as ids, in their order; `control` is `data.control`.
+
+    Raises UserError if the tokenizer cannot write them.
+    """
     tokenized = []
     for first in range(0, len(examples), _TOGETHER):
-        some = examples[first : first + _TOGETHER]
-        for example, whole in zip(some, render_all(tokenizer, chat, some), strict=True):
+        some, steps = conditional(examples[first : first + _TOGETHER], tokenizer, control)
+        rendered = render_all(tokenizer, chat, some, steps)
+        for example, whole in zip(some, rendered, strict=True):
             tokens, parts = whole.tokens[:row_length], whole.parts[:row_length]
             tokenized.append(Tokenized(example.id, tokens, parts, len(whole.tokens)))
     return tokenized
