@@ -4,9 +4,11 @@ Every array names its axes; `RULES` says which mesh axis each of them is split o
 catch-all: an axis that the table does not know is an error.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
@@ -35,7 +37,24 @@ RULES: dict[str, MeshAxes] = {
     "rows": None,  # of a batch, inside one of its shards
     "seq": "context",
     "features": None,
+    "columns": None,  # of a cache of keys and values
 }
+
+# For decoding, where a step has one token a row: to gather weights for it would take longer than
+# all the rest. They are split over `tensor` alone, and whole along the other axes.
+DECODING: dict[str, MeshAxes] = RULES | {"embed": None}
+
+_rules: ContextVar[dict[str, MeshAxes]] = ContextVar("rules", default=RULES)
+
+
+@contextlib.contextmanager
+def use_rules(rules: dict[str, MeshAxes]) -> Iterator[None]:
+    """Within it, this table lays arrays over the mesh. A jitted function must know only one."""
+    token = _rules.set(rules)
+    try:
+        yield
+    finally:
+        _rules.reset(token)
 
 
 @dataclass(frozen=True)
@@ -91,12 +110,13 @@ def partition(axes: Sequence[str]) -> PartitionSpec:
 
     Raises ValueError for an unknown axis, and where one mesh axis would split two of them.
     """
+    rules = _rules.get()
     for axis in axes:
-        if axis not in RULES:
+        if axis not in rules:
             raise ValueError(
-                f'axis "{axis}" has no rule in s1jax.mesh.RULES{config.nearest(axis, RULES)}'
+                f'axis "{axis}" has no rule in s1jax.mesh.RULES{config.nearest(axis, rules)}'
             )
-    entries = [RULES[axis] for axis in axes]
+    entries = [rules[axis] for axis in axes]
     used: dict[str, str] = {}
     for axis, entry in zip(axes, entries, strict=True):
         for mesh_axis in (entry,) if isinstance(entry, str) else entry or ():
@@ -160,7 +180,7 @@ def ways(axis: str) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
-    entry = RULES[axis]
+    entry = _rules.get()[axis]
     return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
 
 

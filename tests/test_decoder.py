@@ -5,6 +5,7 @@ python tests/test_decoder.py        prints the table of all configurations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 
 import jax
@@ -280,6 +281,39 @@ def test_every_switch_shows_in_the_logits(name):
 # --- The other ways to the same logits ---
 
 
+@functools.cache
+def apart(case: Case):
+    """Parameters for decoding; the stacked ones stay, for other tests."""
+    it = both(case)
+    return decoder.take_apart(it.cfg, jax.tree.map(jnp.copy, it.params))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_layers_apart_give_the_logits_of_transformers(case):
+    it, params = both(case), apart(case)
+    found = ours(it, params=params)
+    assert worst(found, it.theirs) <= TOLERANCE
+    assert worst(found, ours(it)) <= TOLERANCE
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == it.cfg.parameters
+    layers = params["layers"]
+    assert worst(ours(it, params=params | {"layers": layers | {0: layers[1]}}), it.theirs) > 0.01
+
+
+def test_the_stacked_parameters_are_deleted_when_they_are_taken_apart():
+    it = both(BY_NAME["qwen2-gqa"])
+    params = jax.tree.map(jnp.copy, it.params)
+    layers = decoder.take_apart(it.cfg, params)["layers"]
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((layers, it.params)))
+    with pytest.raises(AssertionError, match="apart"):
+        decoder.apply(
+            it.cfg,
+            it.params,
+            *[jnp.ones((1, 4), jnp.int32)] * 3,
+            decoder.empty_cache(it.cfg, 1, 8, jnp.float32),
+        )
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def step(cfg, params, cache, ids, positions, segments):
     """The cache with a block of tokens in it, and their logits."""
@@ -287,14 +321,13 @@ def step(cfg, params, cache, ids, positions, segments):
     return cache, decoder.logits(cfg, params, hidden)
 
 
-def in_blocks(it, ids, positions, segments, blocks, columns: int) -> np.ndarray:
-    cache = decoder.empty_cache(it.cfg, len(ids), columns, jnp.float32)
+def in_blocks(case, ids, positions, segments, blocks, columns: int) -> np.ndarray:
+    cfg, params = both(case).cfg, apart(case)
+    cache = decoder.empty_cache(cfg, len(ids), columns, jnp.float32)
     found, start = [], 0
     for length in blocks:
         at = slice(start, start + length)
-        cache, logits = step(
-            it.cfg, it.params, cache, ids[:, at], positions[:, at], segments[:, at]
-        )
+        cache, logits = step(cfg, params, cache, ids[:, at], positions[:, at], segments[:, at])
         found.append(np.asarray(logits))
         start += length
     assert start == ids.shape[1] == int(cache.column)
@@ -307,9 +340,9 @@ def test_prefill_and_decoding_give_the_logits_of_the_whole(name, blocks):
     it = both(BY_NAME[name])
     ids, positions = it.ids[:, :24], it.positions[:, :24]
     ones = np.ones_like(ids)
-    found = in_blocks(it, ids, positions, ones, blocks, columns=32)
+    found = in_blocks(BY_NAME[name], ids, positions, ones, blocks, columns=32)
     assert worst(found, it.theirs[:, :24]) <= TOLERANCE
-    late = in_blocks(it, ids, np.maximum(positions - 1, 0), ones, blocks, columns=32)
+    late = in_blocks(BY_NAME[name], ids, np.maximum(positions - 1, 0), ones, blocks, columns=32)
     assert worst(late, it.theirs[:, :24]) > 10 * TOLERANCE
 
 
@@ -323,7 +356,7 @@ def test_rows_padded_on_the_left_are_as_alone(name):
         positions[row, -length:] = np.arange(length)
         segments[row, -length:] = 1
     whole = np.asarray(our_logits(it.cfg, it.params, ids, positions, segments))
-    decoded = in_blocks(it, ids, positions, segments, (16, *(1,) * 8), columns=40)
+    decoded = in_blocks(BY_NAME[name], ids, positions, segments, (16, *(1,) * 8), columns=40)
     # The control: pads that count as tokens of the row change what comes after them.
     pads_seen = np.asarray(our_logits(it.cfg, it.params, ids, positions, np.ones_like(ids)))
     for row, length in enumerate(lengths):
@@ -366,27 +399,50 @@ def dots(jaxpr) -> Iterator[tuple]:
                 yield from dots(inner)
 
 
-def forward(it, dtype, cached: bool):
+def forward(it, dtype, columns: int, strict: bool = False):
     def run(params, ids):
-        cache = decoder.empty_cache(it.cfg, *ids.shape, dtype) if cached else None
+        cache = decoder.empty_cache(it.cfg, len(ids), columns, dtype) if columns else None
         ones = jnp.ones_like(ids)
-        hidden, _ = decoder.apply(it.cfg, params, ids, ones, ones, cache, dtype=dtype)
+        hidden, _ = decoder.apply(
+            it.cfg, params, ids, ones, ones, cache, dtype=dtype, strict=strict
+        )
         assert hidden.dtype == dtype
         return decoder.logits(it.cfg, params, hidden)
 
     return run
 
 
+def products(it, dtype, params, ids, columns: int, strict: bool = False) -> list[tuple]:
+    with jax.numpy_dtype_promotion("strict"):
+        program = jax.make_jaxpr(forward(it, dtype, columns, strict))(params, ids)
+    return list(dots(program.jaxpr))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", ["qwen2-gqa", "qwen3-tied", "llama-yarn-exact"])
 def test_dtypes_are_never_mixed_and_products_are_in_the_compute_dtype(name, dtype, cached):
-    it = both(BY_NAME[name])
-    with jax.numpy_dtype_promotion("strict"):
-        program = jax.make_jaxpr(forward(it, dtype, cached))(it.params, it.ids)
-    found = list(dots(program.jaxpr))
-    assert len(found) == 10  # q k v o, scores, weights x values, gate up down, head
-    assert set(found) == {(jnp.dtype(dtype).name,) * 2}
+    it, params = both(BY_NAME[name]), apart(BY_NAME[name])
+    own = (jnp.dtype(dtype).name,) * 2
+    length = it.ids.shape[1]
+    if not cached:
+        found = products(it, dtype, it.params, it.ids, columns=0)
+        assert len(found) == 10  # q k v o, scores, weights x values, gate up down, head
+        assert set(found) == {own}
+        return
+    # Layers apart are written out one by one.
+    prefill = products(it, dtype, params, it.ids, columns=length)
+    assert len(prefill) == 9 * it.cfg.layers + 1
+    # Scores and values of the past and of the new tokens.
+    block = products(it, dtype, params, it.ids, columns=length + 28)
+    one = products(it, dtype, params, it.ids[:, :1], columns=128)
+    assert len(block) == len(one) == 11 * it.cfg.layers + 1
+    assert set(prefill) == set(block) == set(one) == {own}
+    strictly = products(it, dtype, params, it.ids[:, :1], columns=128, strict=True)
+    assert len(strictly) == 11 * it.cfg.layers + 1
+    in_float32 = strictly.count(("float32",) * 2)
+    assert set(strictly) == {own, ("float32",) * 2}
+    assert dtype == jnp.float32 or in_float32 == 4 * it.cfg.layers  # attention's, on purpose
 
 
 def test_a_hidden_float32_product_would_be_found():
@@ -405,6 +461,59 @@ def loss(params, cfg, ids, **options):
     hidden, _ = decoder.apply(cfg, params, ids, positions, ones, **options)
     chances = jax.nn.log_softmax(decoder.logits(cfg, params, hidden)[:, :-1])
     return -jnp.take_along_axis(chances, ids[:, 1:, None], -1).mean()
+
+
+def loop_copies(text: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """In a compiled program: copies of arrays of this shape inside loops, and in all of it."""
+    written = "f32[" + ",".join(map(str, shape)) + "]"
+    bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
+    inside, everywhere, here = 0, 0, ""
+    for line in text.splitlines():
+        if opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            here = opened[1]
+        if re.search(rf"= {re.escape(written)}\S* copy\(", line):
+            everywhere += 1
+            inside += here in bodies
+    assert bodies
+    return inside, everywhere
+
+
+def test_a_step_does_not_copy_the_cache(monkeypatch):
+    it, params = both(BY_NAME["qwen2-gqa"]), apart(BY_NAME["qwen2-gqa"])
+    rows, columns = 3, 640
+
+    cache = decoder.empty_cache(it.cfg, rows, columns, jnp.float32)
+    leaves, structure = jax.tree.flatten(cache)
+
+    def scanned(params, leaves, token, position):
+        def one(carry, _):
+            cache, token, position = carry
+            ones = jnp.ones_like(token)
+            hidden, cache = decoder.apply(it.cfg, params, token, position, ones, cache)
+            token = decoder.logits(it.cfg, params, hidden).argmax(-1).astype(jnp.int32)
+            return (cache, token, position + 1), token
+
+        cache = jax.tree.unflatten(structure, leaves)
+        (cache, *_), tokens = jax.lax.scan(one, (cache, token, position), None, length=4)
+        return jax.tree.leaves(cache), tokens
+
+    def copies() -> tuple[int, int]:
+        zeros = jnp.zeros((rows, 1), jnp.int32)
+        fresh = functools.partial(scanned)  # jit keeps what it traced of a function it knows
+        program = jax.jit(fresh, donate_argnums=1).lower(params, leaves, zeros, zeros)
+        return loop_copies(program.compile().as_text(), cache.k[0].shape)
+
+    assert copies() == (0, 0)
+
+    # The control: written at a place that depends on nothing, the cache is copied in every step.
+    write = decoder._write
+
+    def early(cache, new, positions, segments, after):
+        return write(cache, new, positions, segments, jnp.zeros_like(after))
+
+    monkeypatch.setattr(decoder, "_write", early)
+    inside, _ = copies()
+    assert inside >= it.cfg.layers
 
 
 def test_the_program_does_not_grow_with_depth():

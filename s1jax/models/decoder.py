@@ -1,7 +1,9 @@
 """The decoder of Qwen2, Qwen3 and Llama 3: one `__call__` trains, prefills and decodes.
 
 Modules are plain pytrees. Parameters live outside, as a nested dict of arrays whose layers are
-stacked on a leading axis and run by one scan, so compile time does not grow with depth.
+stacked on a leading axis and run by one scan, so compile time does not grow with depth. For
+decoding `take_apart` gives each layer arrays of its own: a step reads every weight once and
+computes next to nothing, and a slice of a stack would be copied before it is read.
 
 B batch, T query, S key, D embed, N heads, K kv heads, H head_dim, F mlp, V vocab, L layers.
 """
@@ -17,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from s1jax.mesh import ArraySpec, constrain
-from s1jax.models.attention import ATTENTION, Attend
+from s1jax.models.attention import ATTENTION, CACHED, Attend, AttendCache
 from s1jax.models.config import ModelConfig
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -32,24 +34,47 @@ REMAT = {  # what the forward pass keeps of a layer for the backward pass
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of the columns seen so far; a column no token was written to is segment 0."""
+    """Keys and values of the latest columns, a ring; a column without a token is segment 0."""
 
-    k: Array  # [L, B, S, K, H], in the compute dtype
-    v: Array  # [L, B, S, K, H]
+    k: tuple[Array, ...]  # of each layer: [B, K, S, H], in the compute dtype
+    v: tuple[Array, ...]  # the same
     positions: Array  # int32 [B, S]
     segments: Array  # int32 [B, S]
-    column: Array  # int32 [], where the next token goes
+    column: Array  # int32 [], where the next token goes, modulo S
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one layer finds in a cache, and how it gathers from it."""
+
+    kv: tuple[Array, Array]  # [B, K, S, H]
+    positions: Array  # int32 [B, S]
+    segments: Array  # int32 [B, S]
+    attend: AttendCache
+
+
+KV_AXES = ("batch", "kv_heads", "columns", "head_dim")
 
 
 def empty_cache(cfg: ModelConfig, batch: int, columns: int, dtype: DTypeLike) -> Cache:
     """A cache of that many columns with nothing in it."""
-    kv = jnp.zeros((cfg.layers, batch, columns, cfg.kv_heads, cfg.head_dim), dtype)
-    none = jnp.zeros((batch, columns), jnp.int32)
-    return Cache(kv, kv, none, none, jnp.zeros((), jnp.int32))
+
+    def kv() -> tuple[Array, ...]:
+        shape = (batch, cfg.kv_heads, columns, cfg.head_dim)
+        return tuple(constrain(jnp.zeros(shape, dtype), *KV_AXES) for _ in range(cfg.layers))
+
+    def none() -> Array:
+        return jnp.zeros((batch, columns), jnp.int32)
+
+    return Cache(kv(), kv(), none(), none(), jnp.zeros((), jnp.int32))
 
 
 class Linear(nnx.Module):
-    """An affine map to or from the stream of embeddings; its kernel lists `embed` first."""
+    """An affine map to or from the stream of embeddings.
+
+    Its kernel lists `embed` first; where layers are apart, its outputs first, and the kernel is the
+    first operand: XLA's CPU compiler reads that one as it lies, and packs the other.
+    """
 
     def __init__(
         self,
@@ -57,16 +82,29 @@ class Linear(nnx.Module):
         other: dict[str, int],
         einsum: str,
         bias: bool = False,
+        apart: bool = False,
     ):
         self.einsum = einsum
-        self.kernel = _param(embed | other)
+        self.apart = apart
+        self.kernel = _param(other | embed if apart and _is_into(einsum) else embed | other)
         self.bias = _param(other) if bias else None
 
     def __call__(self, x: Float[Array, "B T ..."]) -> Float[Array, "B T ..."]:
         """Computes in the dtype of `x`."""
-        y = project(x, self.kernel[...].astype(x.dtype), self.einsum)
-        y = checkpoint_name(y, "projection")
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.apart:
+            shared = tuple(range(2, x.ndim))  # all axes of x but B and T, the last of the kernel
+            of_kernel = tuple(range(kernel.ndim - len(shared), kernel.ndim))
+            y = jax.lax.dot_general(kernel, x, ((of_kernel, shared), ((), ())))
+            y = jnp.moveaxis(y, (-2, -1), (0, 1))
+        else:
+            y = checkpoint_name(project(x, kernel, self.einsum), "projection")
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _is_into(einsum: str) -> bool:
+    """Whether a projection goes from the stream of embeddings to something else."""
+    return einsum.startswith("btd,")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -144,13 +182,13 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention with grouped queries and rotary positions."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, apart: bool):
         embed, head = {"embed": cfg.embed_dim}, {"head_dim": cfg.head_dim}
         heads, kv_heads = {"heads": cfg.heads} | head, {"kv_heads": cfg.kv_heads} | head
-        self.q = Linear(embed, heads, "btd,dnh->btnh", cfg.qkv_bias)
-        self.k = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias)
-        self.v = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias)
-        self.o = Linear(embed, heads, "btnh,dnh->btd")
+        self.q = Linear(embed, heads, "btd,dnh->btnh", cfg.qkv_bias, apart)
+        self.k = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias, apart)
+        self.v = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias, apart)
+        self.o = Linear(embed, heads, "btnh,dnh->btd", apart=apart)
         self.q_norm = RMSNorm(head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(head, cfg.norm_eps) if cfg.qk_norm else None
 
@@ -161,47 +199,31 @@ class Attention(nnx.Module):
         positions: Int[Array, "B T"],
         segments: Int[Array, "B T"],
         attend: Attend,
-        cache: Cache | None,
-        layer: Int[Array, ""],
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """What each token gathers, and the cache with this layer's keys and values in it."""
+        past: Past | None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+        """What each token gathers, and the keys and values that others may gather from it."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        k_positions, k_segments = positions, segments
-        if cache is not None:
-            at = (layer, 0, cache.column, 0, 0)
-            cache = Cache(
-                jax.lax.dynamic_update_slice(cache.k, k[None], at),
-                jax.lax.dynamic_update_slice(cache.v, v[None], at),
-                cache.positions,
-                cache.segments,
-                cache.column,
+        where = {"q_positions": positions, "q_segments": segments}
+        if past is None:
+            gathered = attend(q, k, v, k_positions=positions, k_segments=segments, **where)
+        else:
+            gathered = past.attend(
+                q, k, v, *past.kv, k_positions=past.positions, k_segments=past.segments, **where
             )
-            k = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
-            v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
-            k_positions, k_segments = cache.positions, cache.segments
-        gathered = attend(
-            q,
-            k,
-            v,
-            q_positions=positions,
-            k_positions=k_positions,
-            q_segments=segments,
-            k_segments=k_segments,
-        )
-        return self.o(gathered), cache
+        return self.o(gathered), (k, v)
 
 
 class MLP(nnx.Module):
     """The gated feed-forward layer, SwiGLU (arXiv 2002.05202)."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, apart: bool):
         embed, mlp = {"embed": cfg.embed_dim}, {"mlp": cfg.mlp_dim}
-        self.gate = Linear(embed, mlp, "btd,df->btf")
-        self.up = Linear(embed, mlp, "btd,df->btf")
-        self.down = Linear(embed, mlp, "btf,df->btd")
+        self.gate = Linear(embed, mlp, "btd,df->btf", apart=apart)
+        self.up = Linear(embed, mlp, "btd,df->btf", apart=apart)
+        self.down = Linear(embed, mlp, "btf,df->btd", apart=apart)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Each token on its own."""
@@ -211,30 +233,34 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and feed-forward, each normed before and added to the stream."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, apart: bool = False):
         self.attn_norm = RMSNorm({"embed": cfg.embed_dim}, cfg.norm_eps)
-        self.attn = Attention(cfg)
+        self.attn = Attention(cfg, apart)
         self.mlp_norm = RMSNorm({"embed": cfg.embed_dim}, cfg.norm_eps)
-        self.mlp = MLP(cfg)
+        self.mlp = MLP(cfg, apart)
 
     def __call__(
         self, x: Float[Array, "B T D"], *context: Any
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         """`context` is what attention takes besides the stream; see `Attention`."""
-        gathered, cache = self.attn(self.attn_norm(x), *context)
+        gathered, kv = self.attn(self.attn_norm(x), *context)
         x = x + gathered
         x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, "batch", "seq", "features"), cache
+        return constrain(x, "batch", "seq", "features"), kv
 
 
 class Decoder(nnx.Module):
     """Tokens in, final hidden states out; `head` gives the rows that score them."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, apart: bool = False):
         table = {"vocab": cfg.vocab_size, "embed": cfg.embed_dim}
         self.cfg = cfg
         self.embedding = _param(table)
-        self.layers = jax.vmap(lambda _: Block(cfg))(jnp.arange(cfg.layers))
+        self.layers: Any
+        if apart:
+            self.layers = nnx.List([Block(cfg, apart) for _ in range(cfg.layers)])
+        else:
+            self.layers = jax.vmap(lambda _: Block(cfg))(jnp.arange(cfg.layers))
         self.final_norm = RMSNorm({"embed": cfg.embed_dim}, cfg.norm_eps)
         self.head_kernel = None if cfg.tied else _param(table)
 
@@ -248,27 +274,32 @@ class Decoder(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         attention: str = "xla",
         remat: str = "none",
+        strict: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """See `apply`."""
         x = constrain(look_up(self.embedding[...], tokens, dtype), "batch", "seq", "features")
         rope = rope_table(self.cfg, positions)
-        attend = ATTENTION[attention]
+        context = (rope, positions, segments, ATTENTION[attention])
+        if not isinstance(self.layers, nnx.List):
+            assert cache is None, "a cache is for layers that are apart"
+            return self.final_norm(self._scan(x, context, remat)), None
+        new = []
+        for layer, block in enumerate(self.layers):
+            x, kv = block(x, *context, _past(cache, layer, tokens.shape[1], strict))
+            new.append(kv)
         if cache is not None:
-            cache = _enter(cache, positions, segments)
+            cache = _write(cache, new, positions, segments, after=x)
+        return self.final_norm(x), cache
+
+    def _scan(self, x: Float[Array, "B T D"], context: tuple, remat: str) -> Float[Array, "B T D"]:
         structure, stacked = nnx.split(self.layers)
 
-        def block(carry: tuple, layer: tuple) -> tuple[tuple, None]:
-            (x, cache), (index, weights) = carry, layer
-            module = nnx.merge(structure, weights)
-            return module(x, rope, positions, segments, attend, cache, index), None
+        def layer(x: Array, weights: Any) -> tuple[Array, None]:
+            return nnx.merge(structure, weights)(x, *context, None)[0], None
 
         if remat != "none":
-            block = jax.checkpoint(block, policy=REMAT[remat], prevent_cse=False)
-        (x, cache), _ = jax.lax.scan(block, (x, cache), (jnp.arange(self.cfg.layers), stacked))
-        if cache is not None:
-            length = jnp.int32(tokens.shape[1])
-            cache = Cache(cache.k, cache.v, cache.positions, cache.segments, cache.column + length)
-        return self.final_norm(x), cache
+            layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+        return jax.lax.scan(layer, x, stacked)[0]
 
     def head(self) -> Float[Array, "V D"]:
         """The matrix whose rows score hidden states: the embedding itself where it is tied."""
@@ -279,15 +310,50 @@ def _param(axes: dict[str, int]) -> nnx.Param:
     return nnx.Param(jnp.zeros(tuple(axes.values()), jnp.float32), axes=tuple(axes))
 
 
-def _enter(cache: Cache, positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Cache:
-    """The cache with the positions and segments of the tokens about to be written."""
-    at = (0, cache.column)
+def _past(cache: Cache | None, layer: int, length: int, strict: bool) -> Past | None:
+    """What a layer finds in the cache, without the columns that are about to be written.
+
+    None where there is nothing to find: the tokens fill the whole cache.
+    """
+    if cache is None or length == cache.positions.shape[1]:
+        return None
+    at = (0, cache.column % cache.positions.shape[1])
+    leaving = jnp.zeros((cache.positions.shape[0], length), jnp.int32)
+    return Past(
+        (cache.k[layer], cache.v[layer]),
+        cache.positions,
+        jax.lax.dynamic_update_slice(cache.segments, leaving, at),
+        CACHED["strict" if strict else "xla"],
+    )
+
+
+def _write(
+    cache: Cache,
+    new: list[tuple[Array, Array]],  # keys and values of each layer, [B, T, K, H]
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    after: Float[Array, "B T D"],
+) -> Cache:
+    """The cache with new tokens at the current column, written when `after` is known.
+
+    XLA updates an array in place if every read of the old one is sure to come first; else it copies
+    all of it, twice. The layers' reads come before `after`, and the place to write depends on that
+    (never in value: no model's hidden states are infinite).
+    """
+    late = (after[0, 0, 0] == jnp.inf).astype(jnp.int32)
+    at = (cache.column + late) % cache.positions.shape[1]
+
+    def written(old: Array, new: Array) -> Array:
+        # One token of every head lies together in `new`, the tokens of every head in the cache.
+        old = jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2), (0, 0, at, 0))
+        return constrain(old, *KV_AXES)
+
     return Cache(
-        cache.k,
-        cache.v,
-        jax.lax.dynamic_update_slice(cache.positions, positions, at),
-        jax.lax.dynamic_update_slice(cache.segments, segments, at),
-        cache.column,
+        tuple(written(old, k) for old, (k, _) in zip(cache.k, new, strict=True)),
+        tuple(written(old, v) for old, (_, v) in zip(cache.v, new, strict=True)),
+        jax.lax.dynamic_update_slice(cache.positions, positions, (0, at)),
+        jax.lax.dynamic_update_slice(cache.segments, segments, (0, at)),
+        cache.column + positions.shape[1],
     )
 
 
@@ -309,13 +375,14 @@ def rotate(
 
 
 @functools.lru_cache(maxsize=16)
-def _structure(cfg: ModelConfig) -> tuple[Any, dict]:
-    module = jax.eval_shape(lambda: Decoder(cfg))
+def _structure(cfg: ModelConfig, apart: bool = False) -> tuple[Any, dict]:
+    module = jax.eval_shape(lambda: Decoder(cfg, apart))
     structure, state = nnx.split(module)
 
     def describe(path: tuple, leaf: Any) -> ArraySpec:
         axes = leaf.get_metadata("axes")
-        return ArraySpec(leaf.shape, ("layers", *axes) if path[0].key == "layers" else axes)
+        stacked = path[0].key == "layers" and not apart
+        return ArraySpec(leaf.shape, ("layers", *axes) if stacked else axes)
 
     specs = jax.tree.map_with_path(
         describe, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
@@ -323,14 +390,44 @@ def _structure(cfg: ModelConfig) -> tuple[Any, dict]:
     return structure, nnx.to_pure_dict(specs)
 
 
-def specs(cfg: ModelConfig) -> dict[str, Any]:
+def specs(cfg: ModelConfig, apart: bool = False) -> dict[str, Any]:
     """Shape and axes of every parameter, as nested dicts of ArraySpecs."""
-    return _structure(cfg)[1]
+    return _structure(cfg, apart)[1]
 
 
 def decoder(cfg: ModelConfig, params: Params) -> Decoder:
     """The module of these parameters, to be called inside jit."""
-    return nnx.merge(_structure(cfg)[0], params)
+    return nnx.merge(_structure(cfg, 0 in params["layers"])[0], params)
+
+
+def take_apart(cfg: ModelConfig, params: Params) -> Params:
+    """The same parameters for decoding, each layer's arrays apart; the stacked ones are deleted.
+
+    They are laid over the current mesh as the current rules say.
+    """
+    stacked, apart = specs(cfg)["layers"], specs(cfg, apart=True)["layers"]
+    layers: dict[int, dict] = {layer: {} for layer in range(cfg.layers)}
+
+    def walk(stack: Any, spec: Any, to: Any, path: tuple[str, ...]) -> None:
+        if isinstance(stack, dict):
+            for name in stack:
+                walk(stack[name], spec[name], to[name], (*path, name))
+            return
+        order = tuple(spec.axes.index(axis) - 1 for axis in to.axes)
+        for layer, value in enumerate(_layers_of(stack, order, to.axes)):
+            node = layers[layer]
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = value
+        stack.delete()
+
+    walk(params["layers"], stacked, apart[0], ())
+    return params | {"layers": layers}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _layers_of(stack: Array, order: tuple[int, ...], axes: tuple[str, ...]) -> list[Array]:
+    return [constrain(layer.transpose(order), *axes) for layer in stack]
 
 
 def apply(
@@ -344,14 +441,25 @@ def apply(
     dtype: DTypeLike = jnp.float32,
     attention: str = "xla",
     remat: str = "none",
+    strict: bool = False,
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
     """Final hidden states [B, T, D] in `dtype`, and the cache with the tokens in it.
 
     A token sees the tokens of its own segment whose positions are not above its own. With a
-    cache, those are the ones in the cache, the tokens of this call included.
+    cache, those are the ones in the cache, the tokens of this call included; they must not cross
+    the end of the ring. A cache needs parameters that were taken apart. `strict` makes what a
+    row gathers from it independent of where the row lies there, to the last bit.
     """
-    module = decoder(cfg, params)
-    return module(tokens, positions, segments, cache, dtype=dtype, attention=attention, remat=remat)
+    return decoder(cfg, params)(
+        tokens,
+        positions,
+        segments,
+        cache,
+        dtype=dtype,
+        attention=attention,
+        remat=remat,
+        strict=strict,
+    )
 
 
 def logits(
@@ -359,4 +467,4 @@ def logits(
 ) -> Float[Array, "B T V"]:
     """Float32 logits of hidden states; for training use the chunked loss instead."""
     head = decoder(cfg, params).head().astype(hidden.dtype)
-    return jnp.einsum("btd,vd->btv", hidden, head, preferred_element_type=jnp.float32)
+    return jnp.einsum("vd,btd->btv", head, hidden, preferred_element_type=jnp.float32)
