@@ -1,0 +1,1 @@
+"""Decoding with budget forcing: ids in, ids out."""
