@@ -21,11 +21,11 @@ from s1jax.decoding.budget import DONE, Rules
 from s1jax.decoding.cache import Block, bucket, lift, prefill, resize
 from s1jax.decoding.record import Branch, History, Output, Request, output_of, rules_of
 from s1jax.decoding.sampling import settings_of
-from s1jax.decoding.step import Rows, State, Static, admit, decode
+from s1jax.decoding.step import Rows, State, Static, admit, axes_of, decode
 from s1jax.mesh import DECODING, ArraySpec, sharding, use_rules, ways
 from s1jax.models import decoder
 from s1jax.models.config import ModelConfig
-from s1jax.models.decoder import KV_AXES, Params
+from s1jax.models.decoder import Params
 
 STRICT_ROWS = 8  # of every batch in strict mode
 
@@ -281,18 +281,19 @@ class _Run:
         rows = self._new_rows({0: idle})
         rows.budget.phase[:] = DONE
         static = engine.static
-        cache = jax.eval_shape(
+        empty = jax.eval_shape(
             lambda: decoder.empty_cache(static.cfg, engine.rows, columns, static.dtype)
         )
+        state = State(empty, rows)
 
-        def zeros(x: jax.ShapeDtypeStruct) -> jax.Array:
-            axes = KV_AXES if len(x.shape) == 4 else ("rows",) * len(x.shape)
-            layout = sharding("cache", ArraySpec(x.shape, axes), engine.mesh)
+        def place(x: Any, axes: tuple[str, ...]) -> jax.Array:
+            layout = sharding("state", ArraySpec(x.shape, axes), engine.mesh)
+            if isinstance(x, np.ndarray):
+                return jax.device_put(x, layout)
             return jnp.zeros(x.shape, x.dtype, device=layout)
 
-        everywhere = sharding("rows", ArraySpec((), ()), engine.mesh)
         self.column = 0
-        return State(jax.tree.map(zeros, cache), jax.device_put(rows, everywhere))
+        return jax.tree.map(place, state, axes_of(state))
 
     # --- Rows run ---
 

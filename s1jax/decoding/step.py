@@ -17,7 +17,7 @@ from s1jax.decoding.sampling import Settings, sample
 from s1jax.mesh import constrain
 from s1jax.models import decoder
 from s1jax.models.config import ModelConfig
-from s1jax.models.decoder import Cache, Params
+from s1jax.models.decoder import KV_AXES, Cache, Params
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +66,8 @@ def decode(
     def step(state: State, _: None) -> tuple[State, Written]:
         return decode_one(static, params, state, line_ends)
 
-    return jax.lax.scan(step, state, None, length=steps)
+    state, written = jax.lax.scan(step, state, None, length=steps)
+    return laid_out(state), written
 
 
 def decode_one(
@@ -111,7 +112,7 @@ def decode_one(
         drawn=rows.drawn + 1,
         budget=after,
     )
-    return _laid_out(State(drop_after(cache, last), rows)), written
+    return State(drop_after(cache, last), rows), written
 
 
 def _without(logits: Float[Array, "B V"], rows: Rows) -> Float[Array, "B V"]:
@@ -144,19 +145,20 @@ def admit(
     cache = clear(state.cache, fresh)
     if block is not None:
         cache = place(cache, block, source, new.position - 1, ahead)
-    return _laid_out(State(cache, jax.tree.map(choose, old, new)))
+    return laid_out(State(cache, jax.tree.map(choose, old, new)))
 
 
-def _laid_out(state: State) -> State:
-    """The state as every program takes and leaves it: all small arrays whole on every device."""
+def axes_of(state: State) -> State:
+    """The axes of every array of a state: rows are split as a batch is."""
 
-    def whole(x: Array) -> Array:
-        return constrain(x, *["rows"] * x.ndim)
+    def of(x: Array) -> tuple[str, ...]:
+        return ("batch", *["columns"] * (x.ndim - 1)) if x.ndim else ()
 
-    cache = replace(
-        state.cache,
-        positions=whole(state.cache.positions),
-        segments=whole(state.cache.segments),
-        column=whole(state.cache.column),
-    )
-    return State(cache, jax.tree.map(whole, state.rows))
+    kv = tuple(KV_AXES for _ in state.cache.k)
+    cache = Cache(kv, kv, of(state.cache.positions), of(state.cache.segments), ())
+    return State(cache, jax.tree.map(of, state.rows))
+
+
+def laid_out(state: State) -> State:
+    """The state as every program takes and leaves it, so that none is compiled for another."""
+    return jax.tree.map(lambda x, axes: constrain(x, *axes), state, axes_of(state))
