@@ -30,6 +30,7 @@ from s1jax.decoding.sampling import Sampling, settings_of
 from s1jax.decoding.step import Rows, State, Static, axes_of, decode
 from s1jax.mesh import DECODING, ArraySpec, make_mesh, sharding, shardings, use_rules
 from s1jax.models import decoder
+from s1jax.models.cache import empty_cache
 from s1jax.models.config import from_hf
 
 GIB = 2**30
@@ -115,12 +116,12 @@ def abstract(static: Static, mesh: jax.sharding.Mesh, rows: int, columns: int) -
         is_leaf=lambda x: isinstance(x, ArraySpec),
     )
     plan = budget.plan_of([Rules(30000, 2048, ends=((1,),), close=(2,), force=(2, 3))] * rows)
-    zeros = np.zeros(rows, np.int32)
+    zeros: Any = np.zeros(rows, np.int32)
     settings = settings_of([(Sampling(0.6, 20, 0.95), Sampling())] * rows)
     machine = jax.eval_shape(budget.start, plan)
-    seeds: Any = zeros.astype(np.uint32)
-    state_of_rows = Rows(*[zeros] * 3, seeds, plan, settings, machine)  # type: ignore[arg-type]
-    cache = jax.eval_shape(lambda: decoder.empty_cache(static.cfg, rows, columns, static.dtype))
+    seeds: Any = np.zeros(rows, np.uint32)
+    state_of_rows = Rows(zeros, zeros, zeros, seeds, plan, settings, machine)
+    cache = jax.eval_shape(lambda: empty_cache(static.cfg, rows, columns, static.dtype))
     state = State(cache, state_of_rows)
     line_ends = array(np.zeros(static.cfg.vocab_size, np.bool_), ("features",))
     return params, jax.tree.map(array, state, axes_of(state)), line_ends

@@ -1,6 +1,7 @@
 """The embedded default: a model of 0.66 M parameters learns to reason about small sums.
 
     python -m s1jax.train --config=configs/mini.py --workdir=runs/mini
+    python -m s1jax.generate --config=configs/mini.py --model=runs/mini --prompt="What is 47 + 85?"
 
 Devices: any
 Hardware: a laptop's CPU. One to two minutes on 2 cores; the loss falls from 6.2 to about 0.7.
@@ -21,4 +22,6 @@ def get_config() -> ConfigDict:
     c.data.pack = True
     c.train.remat = "none"
     c.optimizer.learning_rate = 3e-3
+    c.decode.max_thinking_tokens = 512  # its examples have 30 to 250 tokens, its context 1,024
+    c.decode.max_answer_tokens = 64
     return c

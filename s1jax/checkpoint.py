@@ -160,12 +160,12 @@ class Checkpoints:
             self._writer.close()
             self._writer = None
 
-    def latest(self, *, warn: Callable[[str], None]) -> Saved | None:
-        """What the newest readable step holds, without reading its arrays; None if none exists.
+    def latest(self, *, step: int | None = None, warn: Callable[[str], None]) -> Saved | None:
+        """What the newest readable step (or that step) holds, without reading its arrays.
 
-        Raises UserError if there are steps and none is readable.
+        None if there are no steps. Raises UserError if none is readable.
         """
-        return self._newest_good(self.steps(), self._read_record, warn)
+        return self._newest_good(self._candidates(step), self._read_record, warn)
 
     def restore(
         self,
@@ -181,14 +181,18 @@ class Checkpoints:
         A damaged step is named to `warn` and passed over. None if there are no steps; UserError
         if none of them is good, or if the newest is of another model.
         """
+        return self._newest_good(
+            self._candidates(step), lambda s: self._restore_step(s, abstract), warn
+        )
+
+    def _candidates(self, step: int | None) -> list[int]:
         steps = self.steps()
         if step is not None and step not in steps:
             raise UserError(
                 f"{self.directory} has no checkpoint of step {step}; it has"
                 f" {', '.join(map(str, steps)) or 'none'}"
             )
-        candidates = steps if step is None else [step]
-        return self._newest_good(candidates, lambda s: self._restore_step(s, abstract), warn)
+        return steps if step is None else [step]
 
     def _newest_good(
         self, steps: list[int], read: Callable[[int], _T], warn: Callable[[str], None]

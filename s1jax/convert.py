@@ -9,8 +9,6 @@ cannot hold them), and the tokenizer and config.json, so that it alone can be ex
 """
 
 import math
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     import jax
 
     from s1jax.models.config import ModelConfig
-
-SECONDS_BETWEEN_LINES = 5.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,8 +41,12 @@ def main(argv: Sequence[str]) -> int:
 
     # Imported when the flags are known to be right: JAX takes a second to load.
     from s1jax.checkpoint import is_checkpoint
+    from s1jax.models.load import checkpoint_in
 
-    checkpoint = _checkpoint_in(Path(source).expanduser())
+    path = Path(source).expanduser()
+    checkpoint, one_step = checkpoint_in(path) or (None, None)
+    if one_step is not None:
+        raise UserError(f"{path} is one step: give --from={path.parent} --step={path.name}")
     given = [name for name in ("dtype", "step", "revision") if values[name].present]
     wrong = [name for name in given if (name == "revision") == (checkpoint is not None)]
     if wrong:
@@ -61,20 +61,6 @@ def main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
-def _checkpoint_in(path: Path) -> Path | None:
-    """The checkpoint directory at this path, or in it if it is a workdir; None if there is none."""
-    from s1jax.checkpoint import is_checkpoint
-
-    if any(path.glob("*.safetensors")):
-        return None
-    for directory in (path, path / "checkpoints"):
-        if is_checkpoint(directory):
-            return directory
-    if path.name.isdecimal() and is_checkpoint(path.parent):
-        raise UserError(f"{path} is one step: give --from={path.parent} --step={path.name}")
-    return None
-
-
 def to_checkpoint(source: str, revision: str | None, target: Path) -> None:
     """Writes an HF model as step 0 of a new checkpoint directory.
 
@@ -84,6 +70,7 @@ def to_checkpoint(source: str, revision: str | None, target: Path) -> None:
 
     from s1jax.checkpoint import Checkpoints, save_assets
     from s1jax.models.hf import open_checkpoint
+    from s1jax.models.load import BytesProgress
     from s1jax.models.names import entries
     from s1jax.models.weights import load_params
 
@@ -96,7 +83,7 @@ def to_checkpoint(source: str, revision: str | None, target: Path) -> None:
     opened = open_checkpoint(source, revision)
     stored = {opened.tensors[name].dtype for name in entries(opened.cfg)}
     dtype = jnp.bfloat16 if stored == {"BF16"} else jnp.float32
-    params = load_params(opened, _mesh(opened.cfg), dtype, _Progress("read"))
+    params = load_params(opened, _mesh(opened.cfg), dtype, BytesProgress("read"))
     try:
         save_assets(target, opened.directory)
     except OSError as error:
@@ -113,40 +100,20 @@ def to_hf(source: Path, target: Path, dtype: str, step: int | None) -> None:
     Raises UserError if no step is good, it is of another model than its config.json says, or the
     target cannot be written.
     """
-    import jax
-    import jax.numpy as jnp
+    from s1jax.models.load import BytesProgress, open_saved, restore
+    from s1jax.models.weights import save_checkpoint
 
-    from s1jax.checkpoint import Checkpoints, assets
-    from s1jax.mesh import sharding
-    from s1jax.models.config import from_hf
-    from s1jax.models.hf import read_object
-    from s1jax.models.names import flat_specs
-    from s1jax.models.weights import save_checkpoint, unflatten
-
-    kept = assets(source).resolve()
-    raw = read_object(kept, "config.json")
-    cfg = from_hf(raw, str(kept / "config.json"))
-    checkpoints = Checkpoints(source)
-    saved = checkpoints.latest(warn=_warn)
-    assert saved is not None, "is_checkpoint() said so"
-    mesh = _mesh(cfg)
-    abstract = {}
-    for path, spec in flat_specs(cfg).items():
-        stored = saved.leaves.get(f"params/{path}")  # if it is not there, restore() says so
-        dtype_there = jnp.float32 if stored is None else stored.dtype
-        layout = sharding(path, spec, mesh)
-        abstract[path] = jax.ShapeDtypeStruct(spec.shape, dtype_there, sharding=layout)
-    restored = checkpoints.restore({"params": unflatten(abstract)}, step=step, warn=_warn)
-    assert restored is not None, "latest() found one"
+    saved = open_saved(source, step)
+    params, restored_step = restore(saved, _mesh(saved.cfg))
     save_checkpoint(
         target,
-        raw,
-        restored.state["params"],
-        assets=kept,
+        saved.raw,
+        params,
+        assets=saved.directory,
         dtype=dtype,
-        progress=_Progress("written"),
+        progress=BytesProgress("written"),
     )
-    print(f"wrote {target}: {cfg.parameters:,} parameters of step {restored.step} in {dtype}")
+    print(f"wrote {target}: {saved.cfg.parameters:,} parameters of step {restored_step} in {dtype}")
 
 
 def _mesh(cfg: "ModelConfig") -> "jax.sharding.Mesh":
@@ -157,34 +124,6 @@ def _mesh(cfg: "ModelConfig") -> "jax.sharding.Mesh":
     from s1jax.mesh import make_mesh
 
     return make_mesh(config.Mesh(), jax.devices()[: math.gcd(cfg.embed_dim, jax.device_count())])
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
-
-
-class _Progress:
-    """A line on stderr with rate and time left, for what takes longer than a moment."""
-
-    def __init__(self, verb: str):
-        self.verb = verb
-        self.start = self.shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Shows the line if the last one is old, or all is done after one was shown."""
-        from s1jax.metrics import format_bytes, format_seconds
-
-        now = time.monotonic()
-        last = done == total and self.shown > self.start
-        if not last and now - self.shown < SECONDS_BETWEEN_LINES:
-            return
-        self.shown = now
-        rate = done / (now - self.start)
-        print(
-            f"{self.verb} {format_bytes(done)} of {format_bytes(total)},"
-            f" {format_bytes(rate)}/s, {format_seconds((total - done) / rate)} left",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

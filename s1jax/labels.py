@@ -5,9 +5,7 @@
 Exits with 2 and the reason if training would refuse these labels.
 """
 
-import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +17,10 @@ from s1jax.chat import CHATS, END, PARTS, PROMPT, ChatTokenizer
 from s1jax.config import Model
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, Tokenized, check_labels, label_stats, tokenize
+from s1jax.terminal import CYAN, DIM, GREEN, MAGENTA, add_color, harmless, has_colours, painted
 from s1jax.types import UserError
 
-_COLOURS = ("\033[2m", "\033[36m", "\033[32m", "\033[1;35m")  # of chat.PARTS; dim is not trained
-_RESET = "\033[0m"
+_COLOURS = (DIM, CYAN, GREEN, MAGENTA)  # of chat.PARTS; dim is not trained
 _BARS, _BAR_WIDTH = 12, 40
 
 
@@ -31,12 +29,9 @@ def main(argv: Sequence[str]) -> int:
     values = cli.new_flags()
     cli.add_config(values)
     flags.DEFINE_integer("n", 3, "examples to show", lower_bound=0, flag_values=values)
-    choices = ["auto", "always", "never"]
-    flags.DEFINE_enum("color", "auto", choices, "colours of the parts", flag_values=values)
+    add_color(values)
     cfg = cli.config_of(cli.parse(values, __doc__, argv))
-    colour = values.color == "always" or (
-        values.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    )
+    colour = has_colours(values.color)
 
     cfg = mini.resolve(cfg, mini.cache_directory())
     examples = load_examples(cfg.data)
@@ -63,13 +58,10 @@ def show(example: Tokenized, tokenizer: ChatTokenizer, colour: bool) -> str:
     shown = ""
     for ids in np.split(np.arange(len(pieces)), borders):
         part = example.parts[ids[0]]
-        text = "".join(pieces[i] for i in ids)
-        # Data must not steer the terminal: its control characters are shown as pictures.
-        text = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), text)
-        text = re.sub(r"[\x7f-\x9f]", "�", text)
+        text = harmless("".join(pieces[i] for i in ids))
         if part == END:
             text = text.replace("\n", "⏎\n")
-        shown += f"{_COLOURS[part]}{text}{_RESET}" if colour else f"«{PARTS[part]}»{text}"
+        shown += painted(text, _COLOURS[part]) if colour else f"«{PARTS[part]}»{text}"
     lines.append(shown.rstrip("\n"))
     if cut := example.full_length - len(example.tokens):
         lines.append(f"--- cut here: {cut} of {example.full_length} tokens are lost ---")

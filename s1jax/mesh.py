@@ -31,6 +31,8 @@ RULES: dict[str, MeshAxes] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "group": None,  # of heads that share keys and values, these included
+    "pair": None,  # gate and up
     # Activations.
     "batch": ("data", "fsdp"),
     "slices": None,  # of a batch, run one after the other by gradient accumulation

@@ -269,9 +269,7 @@ def check_fits(
             )
 
 
-def room_tokens(
-    context: int, prompt_tokens: int, delimiters: Delimiters, decode: Decode
-) -> int:
+def room_tokens(context: int, prompt_tokens: int, delimiters: Delimiters, decode: Decode) -> int:
     """What the context leaves to all that is written after a prompt, what closes it excepted.
 
     The evaluator's rounds may use it up, as they may the context of vLLM. An ignore string that

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from s1jax import convert
+from s1jax.models import load
 from s1jax.models.hf import open_checkpoint
 from s1jax.models.safetensors import read_blocks
 from s1jax.types import UserError
@@ -138,11 +139,11 @@ def test_the_exit_codes_of_the_command(model, tmp_path):
 
 def test_progress_is_silent_for_a_moment_and_then_tells_rate_and_rest(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(convert.time, "monotonic", lambda: now[0])
-    progress = convert._Progress("read")
+    monkeypatch.setattr(load.time, "monotonic", lambda: now[0])
+    progress = load.BytesProgress("read")
     progress(100, 100)
     assert capsys.readouterr().err == ""
-    progress = convert._Progress("read")
+    progress = load.BytesProgress("read")
     for second, done in ((6, 1 << 30), (7, 2 << 30), (12, 4 << 30)):
         now[0] = second
         progress(done, 4 << 30)

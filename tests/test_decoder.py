@@ -15,6 +15,8 @@ import pytest
 from fakes_torch import Case, both, our_logits, worst
 
 from s1jax.models import decoder
+from s1jax.models.apart import take_apart
+from s1jax.models.cache import empty_cache
 from s1jax.models.names import flat_specs
 
 TOLERANCE = 1e-4  # of logits that are a few units large; float32 on both sides
@@ -285,7 +287,7 @@ def test_every_switch_shows_in_the_logits(name):
 def apart(case: Case):
     """Parameters for decoding; the stacked ones stay, for other tests."""
     it = both(case)
-    return decoder.take_apart(it.cfg, jax.tree.map(jnp.copy, it.params))
+    return take_apart(it.cfg, jax.tree.map(jnp.copy, it.params))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -302,7 +304,7 @@ def test_layers_apart_give_the_logits_of_transformers(case):
 def test_the_stacked_parameters_are_deleted_when_they_are_taken_apart():
     it = both(BY_NAME["qwen2-gqa"])
     params = jax.tree.map(jnp.copy, it.params)
-    layers = decoder.take_apart(it.cfg, params)["layers"]
+    layers = take_apart(it.cfg, params)["layers"]
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((layers, it.params)))
     with pytest.raises(AssertionError, match="apart"):
@@ -310,7 +312,7 @@ def test_the_stacked_parameters_are_deleted_when_they_are_taken_apart():
             it.cfg,
             it.params,
             *[jnp.ones((1, 4), jnp.int32)] * 3,
-            decoder.empty_cache(it.cfg, 1, 8, jnp.float32),
+            empty_cache(it.cfg, 1, 8, jnp.float32),
         )
 
 
@@ -323,7 +325,7 @@ def step(cfg, params, cache, ids, positions, segments):
 
 def in_blocks(case, ids, positions, segments, blocks, columns: int) -> np.ndarray:
     cfg, params = both(case).cfg, apart(case)
-    cache = decoder.empty_cache(cfg, len(ids), columns, jnp.float32)
+    cache = empty_cache(cfg, len(ids), columns, jnp.float32)
     found, start = [], 0
     for length in blocks:
         at = slice(start, start + length)
@@ -401,7 +403,7 @@ def dots(jaxpr) -> Iterator[tuple]:
 
 def forward(it, dtype, columns: int, strict: bool = False):
     def run(params, ids):
-        cache = decoder.empty_cache(it.cfg, len(ids), columns, dtype) if columns else None
+        cache = empty_cache(it.cfg, len(ids), columns, dtype) if columns else None
         ones = jnp.ones_like(ids)
         hidden, _ = decoder.apply(
             it.cfg, params, ids, ones, ones, cache, dtype=dtype, strict=strict
@@ -432,14 +434,14 @@ def test_dtypes_are_never_mixed_and_products_are_in_the_compute_dtype(name, dtyp
         return
     # Layers apart are written out one by one.
     prefill = products(it, dtype, params, it.ids, columns=length)
-    assert len(prefill) == 9 * it.cfg.layers + 1
+    assert len(prefill) == 6 * it.cfg.layers + 1  # one for q k v, and one for gate and up
     # Scores and values of the past and of the new tokens.
     block = products(it, dtype, params, it.ids, columns=length + 28)
     one = products(it, dtype, params, it.ids[:, :1], columns=128)
-    assert len(block) == len(one) == 11 * it.cfg.layers + 1
+    assert len(block) == len(one) == 8 * it.cfg.layers + 1
     assert set(prefill) == set(block) == set(one) == {own}
     strictly = products(it, dtype, params, it.ids[:, :1], columns=128, strict=True)
-    assert len(strictly) == 11 * it.cfg.layers + 1
+    assert len(strictly) == 8 * it.cfg.layers + 1
     in_float32 = strictly.count(("float32",) * 2)
     assert set(strictly) == {own, ("float32",) * 2}
     assert dtype == jnp.float32 or in_float32 == 4 * it.cfg.layers  # attention's, on purpose
@@ -482,7 +484,7 @@ def test_a_step_does_not_copy_the_cache(monkeypatch):
     it, params = both(BY_NAME["qwen2-gqa"]), apart(BY_NAME["qwen2-gqa"])
     rows, columns = 3, 640
 
-    cache = decoder.empty_cache(it.cfg, rows, columns, jnp.float32)
+    cache = empty_cache(it.cfg, rows, columns, jnp.float32)
     leaves, structure = jax.tree.flatten(cache)
 
     def scanned(params, leaves, token, position):
@@ -506,12 +508,12 @@ def test_a_step_does_not_copy_the_cache(monkeypatch):
     assert copies() == (0, 0)
 
     # The control: written at a place that depends on nothing, the cache is copied in every step.
-    write = decoder._write
+    write = decoder.write
 
     def early(cache, new, positions, segments, after):
         return write(cache, new, positions, segments, jnp.zeros_like(after))
 
-    monkeypatch.setattr(decoder, "_write", early)
+    monkeypatch.setattr(decoder, "write", early)
     inside, _ = copies()
     assert inside >= it.cfg.layers
 

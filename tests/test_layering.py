@@ -12,12 +12,14 @@ PACKAGE = ROOT / "s1jax"
 
 ROOMS = (
     {"types"},
-    {"config", "cli", "chat", "mesh", "noise", "digest"},
+    {"config", "cli", "chat", "prompts", "generations", "mesh", "noise", "digest", "terminal"},
     {"models", "checkpoint", "metrics", "data", "training", "card"},
+    {"decoding"},
+    {"asking", "stream"},
     {"mini"},
 )
-VERBS = {"train", "convert", "labels"}
-WITHOUT_JAX = ("types", "config", "cli", "chat", "data")
+VERBS = {"train", "convert", "generate", "labels"}
+WITHOUT_JAX = ("types", "config", "cli", "chat", "prompts", "generations", "terminal", "data")
 INSIDE_FUNCTIONS = {
     "datasets",
     "google",

@@ -13,6 +13,8 @@ from s1jax import config
 from s1jax.chat import CHATS, ChatTokenizer, render
 from s1jax.mesh import make_mesh
 from s1jax.models import decoder
+from s1jax.models.apart import take_apart
+from s1jax.models.cache import empty_cache
 from s1jax.models.hf import open_checkpoint
 from s1jax.models.names import flat_specs
 from s1jax.models.weights import load_params
@@ -92,7 +94,7 @@ def test_logits_are_those_of_transformers(directory, ours, tokenizer):
 
 def test_greedy_decoding_knows_the_capital_of_france(ours, tokenizer):
     cfg, params = ours
-    params = decoder.take_apart(cfg, jax.tree.map(jnp.copy, params))
+    params = take_apart(cfg, jax.tree.map(jnp.copy, params))
     prompt, new = tokenizer.hf("The capital of France is").input_ids, 8
 
     @jax.jit
@@ -102,7 +104,7 @@ def test_greedy_decoding_knows_the_capital_of_france(ours, tokenizer):
         best = decoder.logits(cfg, params, hidden[:, -1:]).argmax(-1).astype(jnp.int32)
         return cache, best
 
-    cache = decoder.empty_cache(cfg, 1, len(prompt) + new, jnp.float32)
+    cache = empty_cache(cfg, 1, len(prompt) + new, jnp.float32)
     positions = jnp.arange(len(prompt), dtype=jnp.int32)[None]
     cache, token = step(params, cache, jnp.array([prompt], jnp.int32), positions)
     answer = [int(token[0, 0])]

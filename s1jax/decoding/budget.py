@@ -79,18 +79,18 @@ class Rules:
 class Plan:
     """The rules of all rows, as arrays; any of their values may change without a compilation."""
 
-    strings: Array  # int32 [B, R, W], -1 after a string's last token
-    ignore_count: Array  # int32 [B], how many of the strings are ignore strings
-    ends: Array  # int32 [B, E, M], -1 before an end's first token
-    stops: Array  # int32 [B, E, M]
-    max_thinking_tokens: Array  # int32 [B], as the next six
-    min_thinking_tokens: Array
-    max_answer_tokens: Array
-    max_written_tokens: Array
-    ignore_ends: Array
-    accounting: Array  # an index of ACCOUNTING
-    thinking: Array  # bool [B], as the next
-    reject: Array
+    strings: Any  # int32 [B, R, W], -1 after a string's last token
+    ignore_count: Any  # int32 [B], how many of the strings are ignore strings
+    ends: Any  # int32 [B, E, M], -1 before an end's first token
+    stops: Any  # int32 [B, E, M]
+    max_thinking_tokens: Any  # int32 [B], as the next six
+    min_thinking_tokens: Any
+    max_answer_tokens: Any
+    max_written_tokens: Any
+    ignore_ends: Any
+    accounting: Any  # an index of ACCOUNTING
+    thinking: Any  # bool [B], as the next
+    reject: Any
 
 
 @jax.tree_util.register_dataclass
@@ -98,18 +98,18 @@ class Plan:
 class State:
     """Where every row stands; all arrays are [B], int32 unless they say otherwise."""
 
-    phase: Array
-    string: Array  # of Plan.strings, being written; -1 if none is
-    index: Array  # of the string's next token
-    thinking_tokens: Array  # written, sampled and inserted
-    answer_tokens: Array
-    charged_tokens: Array  # of the budget
-    round_tokens: Array  # sampled since the last ignored end
-    ends_ignored: Array
-    forced: Array  # bool, the budget was spent
-    newline: Array  # bool, the thinking ends in one
-    finish: Array
-    recent: Array  # [B, M - 1], the last samples an end may have begun with; -1 where none
+    phase: Any
+    string: Any  # of Plan.strings, being written; -1 if none is
+    index: Any  # of the string's next token
+    thinking_tokens: Any  # written, sampled and inserted
+    answer_tokens: Any
+    charged_tokens: Any  # of the budget
+    round_tokens: Any  # sampled since the last ignored end
+    ends_ignored: Any
+    forced: Any  # bool, the budget was spent
+    newline: Any  # bool, the thinking ends in one
+    finish: Any
+    recent: Any  # [B, M - 1], the last samples an end may have begun with; -1 where none
 
 
 @jax.tree_util.register_dataclass
@@ -117,10 +117,10 @@ class State:
 class Written:
     """What a step wrote in each row; all arrays are int32 [B]."""
 
-    token: Array
-    kind: Array
-    taken_back: Array  # tokens written before, of an end or a stop that is complete now
-    ends_ignored: Array  # so far
+    token: Any
+    kind: Any
+    taken_back: Any  # tokens written before, of an end or a stop that is complete now
+    ends_ignored: Any  # so far
 
 
 def sizes(rules: Sequence[Rules]) -> tuple[int, int, int, int]:
@@ -204,11 +204,12 @@ def start(plan: Plan) -> State:
 
 def suppressed(plan: Plan, state: State) -> Int[Array, "B E"]:
     """The ids that no row may sample now, as they would complete an end too early; -1 for none."""
-    early = (state.thinking_tokens < plan.min_thinking_tokens) | (
-        (state.ends_ignored > 0) & (state.round_tokens == 0)
-    )
-    here = (state.phase == THINKING) & (state.string < 0) & early
-    completes = _begun(plan.ends, state.recent) & here[:, None]
+    # What an end has written before its last token is no thinking.
+    thinking = state.thinking_tokens[:, None] - (_lengths(plan.ends) - 1)
+    short = thinking < plan.min_thinking_tokens[:, None]
+    early = short | ((state.ends_ignored > 0) & (state.round_tokens == 0))[:, None]
+    here = (state.phase == THINKING) & (state.string < 0)
+    completes = _begun(plan.ends, state.recent) & early & here[:, None]
     return jnp.where(completes, plan.ends[..., -1], -1)
 
 
@@ -299,7 +300,7 @@ def advance(
         finish=jnp.where(stops, STOPPED, state.finish),
         recent=jnp.where(keeps, pushed, jnp.where(writes_string[:, None], -1, recent)),
     )
-    return _spend(plan, new), written, taken_back + jnp.where(cuts, over, 0)
+    return _spend(plan, new), written, written.taken_back + jnp.where(cuts, over, 0)
 
 
 def _spend(plan: Plan, state: State) -> State:

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, DTypeLike, Int
 
 from s1jax.mesh import constrain
 from s1jax.models import decoder
+from s1jax.models.cache import KV_AXES, Cache, empty_cache
 from s1jax.models.config import ModelConfig
-from s1jax.models.decoder import KV_AXES, Cache, Params
+from s1jax.models.decoder import Params
 
 LEAST_COLUMNS = 128
 
@@ -54,7 +55,7 @@ def prefill(
 ) -> Block:
     """The block of these tokens."""
     rows, columns = tokens.shape
-    empty = decoder.empty_cache(cfg, rows, columns, dtype)
+    empty = empty_cache(cfg, rows, columns, dtype)
     _, cache = decoder.apply(cfg, params, tokens, positions, segments, empty, dtype=dtype)
     assert cache is not None
     return Block(cache.k, cache.v, positions, segments)

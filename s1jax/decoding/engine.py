@@ -23,7 +23,7 @@ from s1jax.decoding.record import Branch, History, Output, Request, output_of, r
 from s1jax.decoding.sampling import settings_of
 from s1jax.decoding.step import Rows, State, Static, admit, axes_of, decode
 from s1jax.mesh import DECODING, ArraySpec, sharding, use_rules, ways
-from s1jax.models import decoder
+from s1jax.models.cache import empty_cache
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import Params
 
@@ -281,9 +281,7 @@ class _Run:
         rows = self._new_rows({0: idle})
         rows.budget.phase[:] = DONE
         static = engine.static
-        empty = jax.eval_shape(
-            lambda: decoder.empty_cache(static.cfg, engine.rows, columns, static.dtype)
-        )
+        empty = jax.eval_shape(lambda: empty_cache(static.cfg, engine.rows, columns, static.dtype))
         state = State(empty, rows)
 
         def place(x: Any, axes: tuple[str, ...]) -> jax.Array:

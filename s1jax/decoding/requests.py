@@ -43,7 +43,9 @@ def requests_of(
         [budget] = auto_budget(context, [counted], delimiters, decode)
         name = ask.name or f"prompt {ask.id}"
         check_fits(context, [length], [budget], delimiters, decode, [name])
-        rules = rules_of(decode, delimiters, budget, room_tokens(context, length, delimiters, decode))
+        rules = rules_of(
+            decode, delimiters, budget, room_tokens(context, length, delimiters, decode)
+        )
         thinking, answer = samplings(decode)
         requests += [
             (

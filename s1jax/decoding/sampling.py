@@ -34,10 +34,10 @@ GREEDY = Sampling()
 class Settings:
     """The sampling of all rows; all arrays are [B], or [B, phases] before one is chosen."""
 
-    temperature: Array  # float32
-    top_k: Array  # int32
-    top_p: Array  # float32
-    min_p: Array  # float32
+    temperature: Any  # float32
+    top_k: Any  # int32
+    top_p: Any  # float32
+    min_p: Any  # float32
 
 
 def settings_of(rows: Sequence[Sequence[Sampling]]) -> Settings:

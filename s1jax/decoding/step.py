@@ -5,6 +5,7 @@ B rows, T steps, V vocabulary.
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from s1jax.decoding.cache import Block, clear, drop_after, place
 from s1jax.decoding.sampling import Settings, sample
 from s1jax.mesh import constrain
 from s1jax.models import decoder
+from s1jax.models.cache import KV_AXES, Cache
 from s1jax.models.config import ModelConfig
-from s1jax.models.decoder import KV_AXES, Cache, Params
+from s1jax.models.decoder import Params
 
 
 @jax.tree_util.register_dataclass
@@ -25,10 +27,10 @@ from s1jax.models.decoder import KV_AXES, Cache, Params
 class Rows:
     """Where every row stands and what it has to obey; all arrays begin with [B]."""
 
-    token: Array  # int32, chosen and not yet read by the model
-    position: Array  # int32, of that token
-    drawn: Array  # int32, steps so far
-    seed: Array  # uint32
+    token: Any  # int32, chosen and not yet read by the model
+    position: Any  # int32, of that token
+    drawn: Any  # int32, steps so far
+    seed: Any  # uint32
     plan: Plan
     settings: Settings  # of thinking and answer: [B, 2]
     budget: budget.State
@@ -148,15 +150,17 @@ def admit(
     return laid_out(State(cache, jax.tree.map(choose, old, new)))
 
 
-def axes_of(state: State) -> State:
+def axes_of(state: State) -> Any:
     """The axes of every array of a state: rows are split as a batch is."""
 
     def of(x: Array) -> tuple[str, ...]:
         return ("batch", *["columns"] * (x.ndim - 1)) if x.ndim else ()
 
-    kv = tuple(KV_AXES for _ in state.cache.k)
-    cache = Cache(kv, kv, of(state.cache.positions), of(state.cache.segments), ())
-    return State(cache, jax.tree.map(of, state.rows))
+    cache = state.cache
+    kv: Any = tuple(KV_AXES for _ in cache.k)
+    positions, segments, column = map(of, (cache.positions, cache.segments, cache.column))
+    axes: Any = (kv, kv, positions, segments, column)
+    return State(Cache(*axes), jax.tree.map(of, state.rows))
 
 
 def laid_out(state: State) -> State:

@@ -2,14 +2,13 @@
 
 Modules are plain pytrees. Parameters live outside, as a nested dict of arrays whose layers are
 stacked on a leading axis and run by one scan, so compile time does not grow with depth. For
-decoding `take_apart` gives each layer arrays of its own: a step reads every weight once and
+decoding `apart.take_apart` gives each layer arrays of its own: a step reads every weight once and
 computes next to nothing, and a slice of a stack would be copied before it is read.
 
 B batch, T query, S key, D embed, N heads, K kv heads, H head_dim, F mlp, V vocab, L layers.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,7 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from s1jax.mesh import ArraySpec, constrain
-from s1jax.models.attention import ATTENTION, CACHED, Attend, AttendCache
+from s1jax.models.attention import ATTENTION, Attend
+from s1jax.models.cache import Cache, Past, past_of, write
 from s1jax.models.config import ModelConfig
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -31,50 +31,8 @@ REMAT = {  # what the forward pass keeps of a layer for the backward pass
 }
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the latest columns, a ring; a column without a token is segment 0."""
-
-    k: tuple[Array, ...]  # of each layer: [B, K, S, H], in the compute dtype
-    v: tuple[Array, ...]  # the same
-    positions: Array  # int32 [B, S]
-    segments: Array  # int32 [B, S]
-    column: Array  # int32 [], where the next token goes, modulo S
-
-
-@dataclass(frozen=True)
-class Past:
-    """What one layer finds in a cache, and how it gathers from it."""
-
-    kv: tuple[Array, Array]  # [B, K, S, H]
-    positions: Array  # int32 [B, S]
-    segments: Array  # int32 [B, S]
-    attend: AttendCache
-
-
-KV_AXES = ("batch", "kv_heads", "columns", "head_dim")
-
-
-def empty_cache(cfg: ModelConfig, batch: int, columns: int, dtype: DTypeLike) -> Cache:
-    """A cache of that many columns with nothing in it."""
-
-    def kv() -> tuple[Array, ...]:
-        shape = (batch, cfg.kv_heads, columns, cfg.head_dim)
-        return tuple(constrain(jnp.zeros(shape, dtype), *KV_AXES) for _ in range(cfg.layers))
-
-    def none() -> Array:
-        return jnp.zeros((batch, columns), jnp.int32)
-
-    return Cache(kv(), kv(), none(), none(), jnp.zeros((), jnp.int32))
-
-
 class Linear(nnx.Module):
-    """An affine map to or from the stream of embeddings.
-
-    Its kernel lists `embed` first; where layers are apart, its outputs first, and the kernel is the
-    first operand: XLA's CPU compiler reads that one as it lies, and packs the other.
-    """
+    """An affine map to or from the stream of embeddings; its kernel lists `embed` first."""
 
     def __init__(
         self,
@@ -82,29 +40,36 @@ class Linear(nnx.Module):
         other: dict[str, int],
         einsum: str,
         bias: bool = False,
-        apart: bool = False,
     ):
         self.einsum = einsum
-        self.apart = apart
-        self.kernel = _param(other | embed if apart and _is_into(einsum) else embed | other)
+        self.kernel = _param(embed | other)
         self.bias = _param(other) if bias else None
 
     def __call__(self, x: Float[Array, "B T ..."]) -> Float[Array, "B T ..."]:
         """Computes in the dtype of `x`."""
-        kernel = self.kernel[...].astype(x.dtype)
-        if self.apart:
-            shared = tuple(range(2, x.ndim))  # all axes of x but B and T, the last of the kernel
-            of_kernel = tuple(range(kernel.ndim - len(shared), kernel.ndim))
-            y = jax.lax.dot_general(kernel, x, ((of_kernel, shared), ((), ())))
-            y = jnp.moveaxis(y, (-2, -1), (0, 1))
-        else:
-            y = checkpoint_name(project(x, kernel, self.einsum), "projection")
+        y = project(x, self.kernel[...].astype(x.dtype), self.einsum)
+        y = checkpoint_name(y, "projection")
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-def _is_into(einsum: str) -> bool:
-    """Whether a projection goes from the stream of embeddings to something else."""
-    return einsum.startswith("btd,")
+class ApartLinear(nnx.Module):
+    """An affine map of a few tokens; its kernel lists outputs first and is the first operand.
+
+    XLA's CPU compiler reads the first operand of a product as it lies, and packs the second.
+    """
+
+    def __init__(self, outputs: dict[str, int], inputs: dict[str, int], bias: bool = False):
+        self.kernel = _param(outputs | inputs)
+        self.bias = _param(outputs) if bias else None
+
+    def __call__(self, x: Float[Array, "B T ..."]) -> Float[Array, "B T ..."]:
+        """Computes in the dtype of `x`."""
+        kernel = self.kernel[...].astype(x.dtype)
+        shared = tuple(range(2, x.ndim))  # all axes of x but B and T: the last of the kernel
+        of_kernel = tuple(range(kernel.ndim - len(shared), kernel.ndim))
+        y = jax.lax.dot_general(kernel, x, ((of_kernel, shared), ((), ())))
+        y = jnp.moveaxis(y, (-2, -1), (0, 1))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -185,10 +150,18 @@ class Attention(nnx.Module):
     def __init__(self, cfg: ModelConfig, apart: bool):
         embed, head = {"embed": cfg.embed_dim}, {"head_dim": cfg.head_dim}
         heads, kv_heads = {"heads": cfg.heads} | head, {"kv_heads": cfg.kv_heads} | head
-        self.q = Linear(embed, heads, "btd,dnh->btnh", cfg.qkv_bias, apart)
-        self.k = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias, apart)
-        self.v = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias, apart)
-        self.o = Linear(embed, heads, "btnh,dnh->btd", apart=apart)
+        self.apart = apart
+        if apart:
+            # One product for all: each kv head with the queries that share it before it.
+            group = {"group": cfg.heads // cfg.kv_heads + 2}
+            grouped = {"kv_heads": cfg.kv_heads} | group | head
+            self.qkv = ApartLinear(grouped, embed, cfg.qkv_bias)
+            self.o: ApartLinear | Linear = ApartLinear(embed, heads)
+        else:
+            self.q = Linear(embed, heads, "btd,dnh->btnh", cfg.qkv_bias)
+            self.k = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias)
+            self.v = Linear(embed, kv_heads, "btd,dkh->btkh", cfg.qkv_bias)
+            self.o = Linear(embed, heads, "btnh,dnh->btd")
         self.q_norm = RMSNorm(head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(head, cfg.norm_eps) if cfg.qk_norm else None
 
@@ -202,7 +175,12 @@ class Attention(nnx.Module):
         past: Past | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         """What each token gathers, and the keys and values that others may gather from it."""
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.apart:
+            qkv = self.qkv(x)
+            q = qkv[..., :-2, :].reshape(*x.shape[:2], -1, qkv.shape[-1])
+            k, v = qkv[..., -2, :], qkv[..., -1, :]
+        else:
+            q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
@@ -221,13 +199,23 @@ class MLP(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, apart: bool):
         embed, mlp = {"embed": cfg.embed_dim}, {"mlp": cfg.mlp_dim}
-        self.gate = Linear(embed, mlp, "btd,df->btf", apart=apart)
-        self.up = Linear(embed, mlp, "btd,df->btf", apart=apart)
-        self.down = Linear(embed, mlp, "btf,df->btd", apart=apart)
+        self.apart = apart
+        if apart:
+            self.gate_up = ApartLinear({"pair": 2} | mlp, embed)
+            self.down: ApartLinear | Linear = ApartLinear(embed, mlp)
+        else:
+            self.gate = Linear(embed, mlp, "btd,df->btf")
+            self.up = Linear(embed, mlp, "btd,df->btf")
+            self.down = Linear(embed, mlp, "btf,df->btd")
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Each token on its own."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        if self.apart:
+            pair = self.gate_up(x)
+            gate, up = pair[:, :, 0], pair[:, :, 1]
+        else:
+            gate, up = self.gate(x), self.up(x)
+        return self.down(jax.nn.silu(gate) * up)
 
 
 class Block(nnx.Module):
@@ -285,10 +273,10 @@ class Decoder(nnx.Module):
             return self.final_norm(self._scan(x, context, remat)), None
         new = []
         for layer, block in enumerate(self.layers):
-            x, kv = block(x, *context, _past(cache, layer, tokens.shape[1], strict))
+            x, kv = block(x, *context, past_of(cache, layer, tokens.shape[1], strict))
             new.append(kv)
         if cache is not None:
-            cache = _write(cache, new, positions, segments, after=x)
+            cache = write(cache, new, positions, segments, after=x)
         return self.final_norm(x), cache
 
     def _scan(self, x: Float[Array, "B T D"], context: tuple, remat: str) -> Float[Array, "B T D"]:
@@ -308,53 +296,6 @@ class Decoder(nnx.Module):
 
 def _param(axes: dict[str, int]) -> nnx.Param:
     return nnx.Param(jnp.zeros(tuple(axes.values()), jnp.float32), axes=tuple(axes))
-
-
-def _past(cache: Cache | None, layer: int, length: int, strict: bool) -> Past | None:
-    """What a layer finds in the cache, without the columns that are about to be written.
-
-    None where there is nothing to find: the tokens fill the whole cache.
-    """
-    if cache is None or length == cache.positions.shape[1]:
-        return None
-    at = (0, cache.column % cache.positions.shape[1])
-    leaving = jnp.zeros((cache.positions.shape[0], length), jnp.int32)
-    return Past(
-        (cache.k[layer], cache.v[layer]),
-        cache.positions,
-        jax.lax.dynamic_update_slice(cache.segments, leaving, at),
-        CACHED["strict" if strict else "xla"],
-    )
-
-
-def _write(
-    cache: Cache,
-    new: list[tuple[Array, Array]],  # keys and values of each layer, [B, T, K, H]
-    positions: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    after: Float[Array, "B T D"],
-) -> Cache:
-    """The cache with new tokens at the current column, written when `after` is known.
-
-    XLA updates an array in place if every read of the old one is sure to come first; else it copies
-    all of it, twice. The layers' reads come before `after`, and the place to write depends on that
-    (never in value: no model's hidden states are infinite).
-    """
-    late = (after[0, 0, 0] == jnp.inf).astype(jnp.int32)
-    at = (cache.column + late) % cache.positions.shape[1]
-
-    def written(old: Array, new: Array) -> Array:
-        # One token of every head lies together in `new`, the tokens of every head in the cache.
-        old = jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2), (0, 0, at, 0))
-        return constrain(old, *KV_AXES)
-
-    return Cache(
-        tuple(written(old, k) for old, (k, _) in zip(cache.k, new, strict=True)),
-        tuple(written(old, v) for old, (_, v) in zip(cache.v, new, strict=True)),
-        jax.lax.dynamic_update_slice(cache.positions, positions, (0, at)),
-        jax.lax.dynamic_update_slice(cache.segments, segments, (0, at)),
-        cache.column + positions.shape[1],
-    )
 
 
 def rope_table(
@@ -398,36 +339,6 @@ def specs(cfg: ModelConfig, apart: bool = False) -> dict[str, Any]:
 def decoder(cfg: ModelConfig, params: Params) -> Decoder:
     """The module of these parameters, to be called inside jit."""
     return nnx.merge(_structure(cfg, 0 in params["layers"])[0], params)
-
-
-def take_apart(cfg: ModelConfig, params: Params) -> Params:
-    """The same parameters for decoding, each layer's arrays apart; the stacked ones are deleted.
-
-    They are laid over the current mesh as the current rules say.
-    """
-    stacked, apart = specs(cfg)["layers"], specs(cfg, apart=True)["layers"]
-    layers: dict[int, dict] = {layer: {} for layer in range(cfg.layers)}
-
-    def walk(stack: Any, spec: Any, to: Any, path: tuple[str, ...]) -> None:
-        if isinstance(stack, dict):
-            for name in stack:
-                walk(stack[name], spec[name], to[name], (*path, name))
-            return
-        order = tuple(spec.axes.index(axis) - 1 for axis in to.axes)
-        for layer, value in enumerate(_layers_of(stack, order, to.axes)):
-            node = layers[layer]
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = value
-        stack.delete()
-
-    walk(params["layers"], stacked, apart[0], ())
-    return params | {"layers": layers}
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _layers_of(stack: Array, order: tuple[int, ...], axes: tuple[str, ...]) -> list[Array]:
-    return [constrain(layer.transpose(order), *axes) for layer in stack]
 
 
 def apply(

@@ -25,7 +25,6 @@ from s1jax.models.hf import HFCheckpoint, open_checkpoint, read_object
 from s1jax.models.names import flat_specs
 from s1jax.models.safetensors import opened
 from s1jax.models.weights import Progress, load_params, unflatten
-from s1jax.types import UserError
 
 SECONDS_BETWEEN_LINES = 5.0
 _SAMPLE_BYTES = 4096  # of each tensor, that tell a model from the same one trained further
@@ -68,8 +67,8 @@ def open_source(path: str, revision: str | None = None) -> Source:
         return open_saved(*found)
     if not any(local.glob("*.safetensors")) and (local / "hf" / "config.json").is_file():
         path = str(local / "hf")  # the workdir of a run whose checkpoints are gone
-    opened = open_checkpoint(path, revision)
-    return Source(opened.directory, opened.raw, opened.cfg, opened)
+    stored = open_checkpoint(path, revision)
+    return Source(stored.directory, stored.raw, stored.cfg, stored)
 
 
 def open_saved(directory: Path, step: int | None = None) -> Source:
@@ -82,10 +81,9 @@ def open_saved(directory: Path, step: int | None = None) -> Source:
 def digest(source: Source) -> str:
     """Sha256 of what tells these weights from others; of a file it sees samples of each tensor."""
     if isinstance(source.stored, Path):
-        saved = Checkpoints(source.stored).latest(warn=warn)
+        saved = Checkpoints(source.stored).latest(step=source.step, warn=warn)
         assert saved is not None, "is_checkpoint() said so"
-        sums = {name: x for name, x in saved.digests.items() if name.startswith("params/")}
-        what: Any = [saved.step if source.step is None else source.step, sums]
+        what: Any = {name: x for name, x in saved.digests.items() if name.startswith("params/")}
     else:
         what = []
         for name, tensor in sorted(source.stored.tensors.items()):
@@ -122,7 +120,7 @@ def restore(source: Source, mesh: jax.sharding.Mesh) -> tuple[Params, int]:
     """The parameters of a checkpoint in the dtypes it has, and its step. UserError as `load()`."""
     assert isinstance(source.stored, Path)
     checkpoints = Checkpoints(source.stored)
-    saved = checkpoints.latest(warn=warn)
+    saved = checkpoints.latest(step=source.step, warn=warn)
     assert saved is not None, "is_checkpoint() said so"
     abstract = {}
     for path, spec in flat_specs(source.cfg).items():
