@@ -1,4 +1,4 @@
-"""A real model directory whose model says what a test wants: after each token comes its follower."""
+"""A real model directory whose model says what a test wants: each token has its follower."""
 
 import json
 from pathlib import Path

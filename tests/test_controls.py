@@ -1,4 +1,4 @@
-"""Rejection by length takes the first that fits, without a bias; a majority is the most frequent."""
+"""Rejection by length takes the first that fits, unbiased; a majority is the most frequent."""
 
 from collections import Counter
 from dataclasses import replace

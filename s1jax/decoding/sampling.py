@@ -90,7 +90,9 @@ def _least(scaled: Float[Array, "B V"], settings: Settings) -> Float[Array, " B"
     # Of what top-k leaves: an id stays while those before it have less than top_p together.
     chances = jax.nn.softmax(jnp.where(ordered >= of_top_k, ordered, -jnp.inf), axis=-1)
     before = jnp.cumsum(chances, axis=-1) - chances
-    stays = (before < settings.top_p[:, None]) & (ordered >= of_top_k)
+    # Sums round to 1 before the last ids; where nothing is asked, nothing may be lost.
+    within = (before < settings.top_p[:, None]) | (settings.top_p >= 1)[:, None]
+    stays = within & (ordered >= of_top_k)
     of_top_p = jnp.where(stays, ordered, jnp.inf).min(-1)
     of_min_p = ordered[:, 0] + jnp.log(settings.min_p)
     return jnp.maximum(of_top_p, of_min_p)

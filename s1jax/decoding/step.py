@@ -153,7 +153,7 @@ def admit(
 def axes_of(state: State) -> Any:
     """The axes of every array of a state: rows are split as a batch is."""
 
-    def of(x: Array) -> tuple[str, ...]:
+    def of(x: Any) -> tuple[str, ...]:
         return ("batch", *["columns"] * (x.ndim - 1)) if x.ndim else ()
 
     cache = state.cache

@@ -4,6 +4,7 @@ B batch, T new tokens, S columns, D embed, K kv heads, H head_dim.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,11 @@ from s1jax.models.config import ModelConfig
 class Cache:
     """Keys and values of the latest columns, a ring; a column without a token is segment 0."""
 
-    k: tuple[Array, ...]  # of each layer: [B, K, S, H], in the compute dtype
-    v: tuple[Array, ...]  # the same
-    positions: Array  # int32 [B, S]
-    segments: Array  # int32 [B, S]
-    column: Array  # int32 [], where the next token goes, modulo S
+    k: Any  # of each layer: [B, K, S, H], in the compute dtype
+    v: Any  # the same
+    positions: Any  # int32 [B, S]
+    segments: Any  # int32 [B, S]
+    column: Any  # int32 [], where the next token goes, modulo S
 
 
 @dataclass(frozen=True)
