@@ -598,3 +598,6 @@ def test_answers_are_compared_without_their_prefix():
     for answer in ("\nAnswer: 12", " 12\n", "Final Answer: 12", "\nAnswer:12"):
         assert generate._normalised(answer) == "12"
     assert generate._normalised("The Answer: 12") == "The Answer: 12"
+
+
+pytestmark = pytest.mark.slow

@@ -187,3 +187,6 @@ def test_the_longest_may_go_first():
     ordered = [replace(a, decode=replace(a.decode, order="longest")) for a in asks]
     assert [r.id for r in asked(*ordered)] == ["c/0", "b/0", "a/0", "d/0"]
     assert asked() == []
+
+
+pytestmark = pytest.mark.slow
