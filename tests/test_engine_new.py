@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from host_loop import host_loop
-from test_engine import LINES, VOCAB, WRITABLE, by_id, engine, model, requests, same, whole
+from test_engine import LINES, VOCAB, WRITABLE, by_id, engine, model, requests, whole
 
 from s1jax.decoding import budget, sampling
 from s1jax.decoding import engine as engine_module
@@ -17,6 +17,7 @@ from s1jax.decoding.record import Branch, ContractError, Request
 from s1jax.decoding.sampling import Sampling, sample, settings_of
 from s1jax.decoding.step import admit, decode
 from s1jax.models import decoder
+
 # --- Logits of every step ---
 
 
@@ -310,7 +311,9 @@ def test_no_program_is_compiled_again_but_for_another_size():
     assert first[0] - before[0] == 1
     for seed in (3, 4, 5):
         list(its.run(queue(seed, 60)))
-    print(f"\ndecode, admit, prefill, lift, resize: {[b - a for a, b in zip(before, first)]}")
+    print(
+        f"\ndecode, admit, prefill, lift, resize: {[b - a for a, b in zip(before, first, strict=False)]}"
+    )
     assert sizes() == first
     # The control: a longer ring is another program.
     list(its.run(queue(6, 190)))
@@ -328,3 +331,6 @@ def test_a_machine_that_gives_one_token_too_many_is_found_out(monkeypatch):
     its = engine(5, segment_steps=11)  # sizes of its own: jit keeps what it compiled here
     with pytest.raises(ContractError, match=r"sample \d+ broke its contract: .* allowed"):
         list(its.run(requests(12)))
+
+
+pytestmark = pytest.mark.slow
