@@ -311,9 +311,7 @@ def test_no_program_is_compiled_again_but_for_another_size():
     assert first[0] - before[0] == 1
     for seed in (3, 4, 5):
         list(its.run(queue(seed, 60)))
-    print(
-        f"\ndecode, admit, prefill, lift, resize: {[b - a for a, b in zip(before, first, strict=False)]}"
-    )
+    print([b - a for a, b in zip(before, first, strict=False)])
     assert sizes() == first
     # The control: a longer ring is another program.
     list(its.run(queue(6, 190)))
