@@ -160,6 +160,3 @@ def test_a_majority_is_the_most_frequent_and_the_first_of_equals():
 @given(st.lists(st.integers(0, 3), min_size=1))
 def test_a_majority_is_a_counters_most_common(answers):
     assert majority_vote(answers) == Counter(answers).most_common(1)[0][0]
-
-
-pytestmark = pytest.mark.slow

@@ -336,10 +336,12 @@ def test_a_file_of_another_model_or_of_other_prompts_is_refused(model, finished,
     for file in model.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     assert run(copy, finished) == 0  # the same model elsewhere
-    header, data = fakes_hf.read_raw(copy / "model.safetensors")
-    at = header["model.norm.weight"]["data_offsets"][0]
-    other = data[:at] + np.float32(1.5).tobytes() + data[at + 4 :]
-    fakes_hf.write_raw(copy / "model.safetensors", header, other)
+    file = copy / "model.safetensors"
+    header, data = fakes_hf.read_raw(file)
+    weights = bytearray(file.read_bytes())
+    at = len(weights) - len(data) + header["model.embed_tokens.weight"]["data_offsets"][0]
+    weights[at : at + 4] = np.float32(1.5).tobytes()
+    file.write_bytes(weights)
     with pytest.raises(UserError, match="was made otherwise: with other weights; name a new"):
         run(copy, finished)
     with finished.prompts.open("a") as file:
@@ -354,7 +356,7 @@ def test_a_file_of_another_model_or_of_other_prompts_is_refused(model, finished,
         (lambda f: f.with_name(f.name + ".manifest.json").unlink(), "holds something else: name"),
         (lambda f: f.with_name(f.name + ".manifest.json").write_text("{}"), "is none of ours"),
         (lambda f: f.write_text("notes\n" + f.read_text()), "line 1: is not what was written"),
-        (lambda f: f.write_text(f.read_text() * 2), "line 4: is not asked for, or there twice"),
+        (lambda f: f.write_text(f.read_text() * 2), "line 4: is not asked for, or twice"),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(model, finished, spoil, words):
@@ -598,6 +600,3 @@ def test_answers_are_compared_without_their_prefix():
     for answer in ("\nAnswer: 12", " 12\n", "Final Answer: 12", "\nAnswer:12"):
         assert generate._normalised(answer) == "12"
     assert generate._normalised("The Answer: 12") == "The Answer: 12"
-
-
-pytestmark = pytest.mark.slow

@@ -118,7 +118,7 @@ def test_no_row_of_the_evaluator_leaves_the_context(ignore_ends):
     # Most stops are taken away: answers are to be long.
     requests = [replace(r, rules=replace(r.rules, stops=())) for r in requests]
     reached = []
-    for output in engine(8).run(requests):
+    for output in engine(8, strict=True).run(requests):
         thinking, rules = len(output.thinking), output.rules
         kept = min(thinking, rules.max_thinking_tokens)
         closing = len(output.of(CLOSED))
@@ -187,6 +187,3 @@ def test_the_longest_may_go_first():
     ordered = [replace(a, decode=replace(a.decode, order="longest")) for a in asks]
     assert [r.id for r in asked(*ordered)] == ["c/0", "b/0", "a/0", "d/0"]
     assert asked() == []
-
-
-pytestmark = pytest.mark.slow
