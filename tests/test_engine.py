@@ -1,28 +1,28 @@
 """The engine on a small real model: batches, meshes, branches and strict mode, token for token."""
 
 import functools
+import re
+from collections import Counter
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from host_loop import host_loop
+from host_loop import Told, host_loop
 
 from s1jax import config
-from s1jax.decoding import record
-from s1jax.decoding.budget import INSERTED, Rules
-from s1jax.decoding.cache import bucket
+from s1jax.decoding import budget, record, sampling
+from s1jax.decoding import engine as engine_module
+from s1jax.decoding import step as step_module
+from s1jax.decoding.budget import Rules
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, ContractError, Output, Request
-from s1jax.decoding.sampling import Sampling
-from s1jax.decoding.step import decode
+from s1jax.decoding.sampling import Sampling, sample, settings_of
 from s1jax.mesh import DECODING, make_mesh, use_rules
 from s1jax.models import decoder
 from s1jax.models.apart import take_apart
 from s1jax.models.config import from_hf
-
-pytestmark = pytest.mark.slow
 
 VOCAB, WRITABLE = 96, 90
 LINES = set(range(0, WRITABLE, 7))
@@ -63,12 +63,13 @@ def engine(rows: int, mesh: dict[str, int] | None = None, kv_heads: int = 2, **f
 
 
 def requests(count: int, seed: int = 1, temperature: float = 0.0) -> list[Request]:
+    """So short that a ring of 128 columns holds each: every other size is a compilation."""
     rng = np.random.default_rng(seed)
 
     def one(index: int) -> Request:
         rules = Rules(
-            max_thinking_tokens=int(rng.integers(5, 200)),
-            max_answer_tokens=int(rng.integers(3, 40)),
+            max_thinking_tokens=int(rng.integers(5, 50)),
+            max_answer_tokens=int(rng.integers(3, 20)),
             ends=((1,), (2, 3)),
             stops=((1,), (4, 5)),
             close=(7, 8),
@@ -77,7 +78,7 @@ def requests(count: int, seed: int = 1, temperature: float = 0.0) -> list[Reques
             ignore_ends=int(rng.integers(0, 4)),
             ignore_strings=[(), ((50,),), ((50, 51), (52,))][index % 3],
         )
-        prompt = tuple(rng.integers(10, WRITABLE, rng.integers(1, 60)).tolist())
+        prompt = tuple(rng.integers(10, WRITABLE, rng.integers(1, 30)).tolist())
         sampling = Sampling(temperature, top_k=20 * (index % 2), top_p=0.9)
         return Request(str(index), prompt, rules, sampling, sampling, seed=index)
 
@@ -106,6 +107,7 @@ def alone() -> dict[str, Output]:
 def whole():
     """Logits after a context, computed without any cache, in one shape."""
     cfg, params = model()
+    params = jax.tree.map(jnp.asarray, params)
 
     @jax.jit
     def run(tokens, length):
@@ -161,10 +163,10 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours():
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_branches_are_the_separate_samples(temperature):
-    choices = [Branch(budget, ignored) for budget in (10, 50, 100) for ignored in range(4)]
+    choices = [Branch(limit, ignored) for limit in (10, 20, 35) for ignored in range(4)]
 
     def trunk(request: Request) -> Request:
-        rules = replace(request.rules, max_thinking_tokens=200, ignore_ends=3)
+        rules = replace(request.rules, max_thinking_tokens=49, ignore_ends=3)
         return replace(request, rules=rules, branches=tuple(choices))
 
     shared = engine(4)
@@ -192,23 +194,6 @@ def test_samples_of_one_prompt_share_what_was_read():
     assert len({output.tokens for output in found}) > 1
 
 
-def test_nothing_is_compiled_again_for_other_budgets_counts_and_strings():
-    its = engine(4)
-    list(its.run(requests(30)))
-    sizes = {bucket(columns) for columns in range(1, 300)}
-    before = decode._cache_size()
-    found = list(its.run(requests(30, seed=5)))
-    assert any(INSERTED in output.kinds for output in found)
-    assert decode._cache_size() - before <= len(sizes) - 2
-    again = decode._cache_size()
-    longer = [
-        replace(r, rules=replace(r.rules, ignore_strings=((60, 61, 62), (63,), (64,))))
-        for r in requests(30, seed=5)
-    ]
-    list(its.run([replace(r, seed=9, answer=Sampling(0.5)) for r in longer]))
-    assert decode._cache_size() == again
-
-
 def test_the_ring_wraps_around_and_changes_its_size():
     its = engine(2, segment_steps=8)
     long = Rules(500, 8, close=(7,), force=(7,), force_newline=(6, 7))
@@ -224,16 +209,6 @@ def test_the_ring_wraps_around_and_changes_its_size():
     assert found["0"].tokens == by_id(engine(1).run(queue[1:2]))["0"].tokens
 
 
-def test_strictly_the_same_tokens_and_in_bfloat16_too():
-    some = requests(12)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        its = engine(16, strict=True, dtype=dtype)
-        together = by_id(its.run(some))
-        for request in some[::4]:
-            one = by_id(engine(1, strict=True, dtype=dtype).run([request]))
-            assert same(one, {request.id: together[request.id]})
-
-
 def test_a_broken_contract_is_loud(monkeypatch):
     honest = record.broken
 
@@ -244,3 +219,319 @@ def test_a_broken_contract_is_loud(monkeypatch):
     monkeypatch.setattr(record, "broken", stricter)
     with pytest.raises(ContractError, match="broke its contract: "):
         list(engine(4).run(requests(8)))
+
+
+# --- Logits of every step ---
+
+
+@functools.partial(jax.jit, static_argnames=("static", "steps"), donate_argnames="state")
+def recorded(static, params, state, line_ends, steps: int):
+    """`decode`, and for each step the seeds, positions and logits of the rows that were live."""
+
+    def one(state, _):
+        seen = []
+
+        def look(logits, *others):
+            seen.append(logits)
+            return sampling.sample(logits, *others)
+
+        rows = state.rows
+        before = (rows.seed, rows.position, rows.budget.phase != budget.DONE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(step_module, "sample", look)
+            state, written = step_module.decode_one(static, params, state, line_ends)
+        return state, (written, (*before, seen[0]))
+
+    state, (written, told) = jax.lax.scan(one, state, None, length=steps)
+    return step_module.laid_out(state), written, told
+
+
+@pytest.fixture
+def steps_of(monkeypatch):
+    """Runs an engine: its samples by id, and what each step of every seed saw, in order."""
+
+    def run(its, some):
+        seen: dict[int, list[tuple[int, np.ndarray]]] = {}
+
+        def decode_and_tell(*args):
+            state, written, told = recorded(*args)
+            for row in zip(*map(np.asarray, told), strict=True):
+                for seed, position, live, logits in zip(*row, strict=True):
+                    if live:
+                        seen.setdefault(int(seed), []).append((int(position), logits))
+            return state, written
+
+        monkeypatch.setattr(engine_module, "decode", decode_and_tell)
+        return by_id(its.run(some)), seen
+
+    return run
+
+
+@functools.cache
+def all_at_once():
+    cfg, params = model()
+    params = jax.tree.map(jnp.asarray, params)
+
+    @jax.jit
+    def run(tokens):
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        hidden, _ = decoder.apply(cfg, params, tokens, positions, jnp.ones_like(tokens))
+        return decoder.logits(cfg, params, hidden)[0]
+
+    def logits(context: tuple[int, ...]) -> np.ndarray:
+        tokens = np.zeros((1, 640), np.int32)
+        tokens[0, : len(context)] = context
+        return np.asarray(run(tokens))[: len(context)]
+
+    return logits
+
+
+def test_the_cache_gives_the_logits_of_no_cache_at_every_step(steps_of):
+    """Over growth, wrapping around, refills and shrinking of the ring."""
+    rng = np.random.default_rng(4)
+    long = Rules(520, 8, ends=((1,),), close=(7,), force=(7, 8), force_newline=(6, 7, 8))
+    long = replace(long, ignore_ends=99, ignore_strings=((50, 51), (52,)))
+
+    def one(seed: int, most: int) -> Request:
+        rules = replace(long, max_thinking_tokens=most)
+        prompt = tuple(rng.integers(10, WRITABLE, rng.integers(1, 40)).tolist())
+        return Request(str(seed), prompt, rules, Sampling(1.0), Sampling(1.0), seed=seed)
+
+    lengths = [520 if n == 10 else int(rng.integers(10, 60)) for n in range(44)]
+    its = engine(2, segment_steps=32)
+    sizes: list[int] = []
+    watched = its.run
+
+    def run(some):
+        return watched(some, watch=lambda *_: sizes.append(its.counts.columns))
+
+    its.run = run
+    found, seen = steps_of(its, [one(seed, most) for seed, most in enumerate(lengths)])
+    worst, shifted, compared = 0.0, 0.0, 0
+    for output in found.values():
+        context = output.request.prompt + output.tokens
+        wanted = all_at_once()(context)[:, :WRITABLE]
+        for position, logits in seen[output.request.seed]:
+            may = np.isfinite(logits[:WRITABLE])
+            assert may.sum() >= WRITABLE - 1 and not np.isfinite(logits[WRITABLE:]).any()
+            ours = logits[:WRITABLE][may]
+            worst = max(worst, np.abs(ours - wanted[position][may]).max())
+            if position:
+                shifted = max(shifted, np.abs(ours - wanted[position - 1][may]).max())
+            compared += 1
+    path = [size for n, size in enumerate(sizes) if n == 0 or size != sizes[n - 1]]
+    wrapped = its.counts.steps / min(sizes)
+    print(f"\n{compared} steps, worst |diff| {worst:.1e}; ring {path}, {wrapped:.0f} times around")
+    assert worst <= 1e-4 < 0.1 < shifted
+    assert max(path) >= 512 and path[-1] < max(path) and wrapped > 4
+    assert max(len(output.tokens) for output in found.values()) > 500
+
+
+def bits(steps: list[tuple[int, np.ndarray]]) -> list[bytes]:
+    return [logits.tobytes() for _, logits in steps]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_strictly_the_same_bits_whatever_is_beside_a_row(steps_of, dtype):
+    """Neighbours, the place in the batch, and the ring's size and offset are different."""
+    some = [
+        replace(r, rules=replace(r.rules, max_thinking_tokens=20 + 5 * n, ends=()))
+        for n, r in enumerate(requests(17, seed=3))
+    ]
+    long = Request("long", (11, 12), Rules(200, 9, close=(7,), force=(7,), force_newline=(6,)))
+    long = replace(long, seed=999)
+    runs, rings = {}, set()
+    for name, strict in (("strict", True), ("free", False)):
+        orders = [[some[4]], some, [some[9], long, *some[::-1]]]
+        orders[2].remove(some[9])
+        runs[name] = []
+        for order in orders:
+            its = engine(8, strict=strict, dtype=dtype)
+            _, seen = steps_of(its, order)
+            runs[name].append(seen)
+            rings.add(its.counts.columns)
+    one, together, other = runs["strict"]
+    assert len(one[some[4].seed]) > 20
+    assert bits(one[some[4].seed]) == bits(together[some[4].seed]) == bits(other[some[4].seed])
+    for request in some:
+        assert bits(together[request.seed]) == bits(other[request.seed]), request.id
+    assert len(rings) > 1
+    # The control: without it some bits differ somewhere.
+    _, together, other = runs["free"]
+    assert any(bits(together[r.seed]) != bits(other[r.seed]) for r in some)
+
+
+def test_the_cache_is_split_over_the_mesh_from_beginning_to_end():
+    its = engine(16, {"fsdp": 8, "tensor": 2})
+    long = Request("long", (11, 12), Rules(150, 9, close=(7,), force=(7,), force_newline=(6,)))
+    run = engine_module._Run(its, [*requests(20), long], None, None)
+    shapes = set()
+    for _ in run.outputs():
+        cache = run.state.cache
+        for layer in (*cache.k, *cache.v):
+            rows, kv_heads, columns, head_dim = layer.shape
+            assert (rows, kv_heads) == (16, 2)
+            held = {shard.data.shape for shard in layer.addressable_shards}
+            assert held == {(rows // 8, kv_heads // 2, columns, head_dim)}
+            shapes.add(columns)
+        assert len({str(shard.index) for shard in cache.k[0].addressable_shards}) == 16
+    assert len(shapes) > 1  # resized rings too
+
+
+# --- The machine under a model ---
+
+
+def rules_at_random(rng: np.random.Generator) -> Rules:
+    """Everything that a row can be asked, over the ids that the model likes."""
+
+    def ids(high: int, most: int) -> tuple[int, ...]:
+        return tuple(rng.integers(0, high, rng.integers(1, most + 1)).tolist())
+
+    def some(high: int, most: int, count: int) -> tuple[tuple[int, ...], ...]:
+        return tuple(ids(high, most) for _ in range(rng.integers(0, count + 1)))
+
+    limit = int(rng.integers(1, 60))
+    return Rules(
+        max_thinking_tokens=limit,
+        max_answer_tokens=int(rng.integers(1, 12)),
+        ends=some(12, 2, 4),
+        stops=some(12, 2, 3),
+        close=ids(WRITABLE, 3),
+        force=ids(WRITABLE, 4),
+        force_newline=ids(WRITABLE, 5),
+        min_thinking_tokens=int(rng.integers(0, limit + 4)) if rng.random() < 0.4 else 0,
+        ignore_ends=int(rng.integers(0, 7)),
+        ignore_strings=some(WRITABLE, 3, 3),
+        accounting=budget.ACCOUNTING[rng.integers(3)],
+        thinking=rng.random() < 0.95,
+        reject=rng.random() < 0.1,
+        max_written_tokens=int(rng.integers(1, 60)) if rng.random() < 0.15 else 2**30,
+    )
+
+
+def at_random(count: int, seed: int) -> list[Request]:
+    rng = np.random.default_rng(seed)
+
+    def sampling() -> Sampling:
+        temperature = float(rng.choice([0.0, 0.5, 1.0]))
+        top_k, top_p = int(rng.choice([0, 20])), float(rng.choice([1.0, 0.8]))
+        return Sampling(temperature, top_k, top_p, float(rng.choice([0.0, 0.02])))
+
+    return [
+        Request(
+            str(n),
+            tuple(rng.integers(0, WRITABLE, rng.integers(1, 40)).tolist()),
+            rules_at_random(rng),
+            sampling(),
+            sampling(),
+            seed=int(rng.integers(2**32)),
+        )
+        for n in range(count)
+    ]
+
+
+sample_one = jax.jit(sample)
+
+
+def expected(request: Request) -> Told:
+    """The plain loop on logits without a cache, by the request's own seed and settings."""
+    settings = settings_of([(request.thinking, request.answer)])
+
+    def choose(logits: np.ndarray, answering: bool, steps: int) -> int:
+        own = jax.tree.map(lambda table: table[:, int(answering)], settings)
+        seed, drawn = np.array([request.seed], np.uint32), np.array([steps], np.int32)
+        return int(sample_one(logits[None], own, seed, drawn)[0])
+
+    return host_loop(request.rules, request.prompt, whole(), LINES, choose)
+
+
+def check_against_the_loop(some: list[Request], rows: int, segment: int) -> None:
+    found = by_id(engine(rows, segment_steps=segment).run(some))
+    assert len(found) == len(some)
+    for request in some:
+        output, told = found[request.id], expected(request)
+        assert (output.tokens, output.kinds) == (told.tokens, told.kinds), request
+        assert (output.ignored_at, output.forced, output.finish) == (
+            told.ignored_at,
+            told.forced,
+            told.finish,
+        ), request
+
+
+@pytest.mark.parametrize(
+    ("rows", "segment", "seed", "count"), [(1, 16, 0, 25), (3, 7, 1, 35), (8, 16, 2, 45)]
+)
+def test_random_rules_and_samplings_are_those_of_the_plain_loop(rows, segment, seed, count):
+    check_against_the_loop(at_random(count, seed), rows, segment)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_requests_are_those_of_the_plain_loop():
+    check_against_the_loop(at_random(1000, 3), 16, 16)
+
+
+def test_padding_of_the_vocabulary_is_never_written():
+    rules = Rules(20, 5, close=(7,), force=(7,), force_newline=(6, 7))
+    some = [
+        replace(r, id=f"{r.id} at {heat}", rules=rules)
+        for heat in (0.0, 1.0)
+        for r in requests(20, temperature=heat)
+    ]
+    for output in engine(8).run(some):
+        assert max(output.tokens) < WRITABLE
+    # The control: it would be, for its logits are the largest.
+    free = list(engine(8, vocab_size=VOCAB).run(some))
+    assert sum(max(output.tokens) >= WRITABLE for output in free) > 20
+
+
+def test_no_program_is_compiled_again_but_for_another_size(caplog):
+    """Budgets, counts, strings, prompts, seeds, temperatures and branches are values."""
+    its = engine(6, segment_steps=16)  # no other test has these two
+
+    def queue(seed: int, most: int) -> list[Request]:
+        return [
+            replace(
+                request,
+                rules=replace(
+                    request.rules,
+                    max_thinking_tokens=10 + (n * seed) % most,
+                    max_answer_tokens=1 + n % 9,
+                    ignore_strings=((50 + seed,) * (1 + n % 3), (60, 61))[: n % 3],
+                ),
+                seed=n * seed,
+                branches=(Branch(4, 0), Branch(9, 0)) if n % 4 == 0 else (),
+            )
+            for n, request in enumerate(requests(24, seed, [0.0, 0.7][seed % 2]))
+        ]
+
+    def compiled(*queues: list[Request]) -> Counter[str]:
+        caplog.clear()
+        with jax.log_compiles(True):
+            for some in queues:
+                list(its.run(some))
+        names = re.findall(r"Compiling jit\((\w+)\)", caplog.text)
+        return Counter(n for n in names if n in ("decode", "admit", "prefill", "lift", "resize"))
+
+    one_token = [replace(request, prompt=(11,)) for request in queue(7, 20)]
+    first = compiled(queue(1, 20), queue(2, 20), one_token)
+    assert its.counts.columns == 128  # one ring
+    print(f"\ncompiled: {dict(first)}")
+    assert first["decode"] == first["lift"] == 1
+    # Few and many prompts at once, and none to be read where they are one token.
+    assert first["prefill"] <= 2 and first["admit"] == 3
+    assert not compiled(queue(3, 20), queue(4, 20), queue(5, 20))
+    # The control: a longer ring is another program.
+    assert compiled(queue(6, 190))["decode"] >= 1
+
+
+def test_a_machine_that_gives_one_token_too_many_is_found_out(monkeypatch):
+    honest = budget._spend
+
+    def generous(plan, state):
+        more = replace(plan, max_thinking_tokens=plan.max_thinking_tokens + 1)
+        return honest(more, state)
+
+    monkeypatch.setattr(budget, "_spend", generous)
+    its = engine(5, segment_steps=11)  # sizes of its own: jit keeps what it compiled here
+    with pytest.raises(ContractError, match=r"sample \d+ broke its contract: .* allowed"):
+        list(its.run(requests(12)))

@@ -202,6 +202,3 @@ def test_other_settings_compile_nothing_new():
             ids = fresh(rows, settings, np.arange(3, dtype=np.uint32), np.full(3, step, np.int32))
             assert ids.dtype == jnp.int32
     assert fresh._cache_size() == 1
-
-
-pytestmark = pytest.mark.slow
