@@ -164,8 +164,8 @@ class Config:
     export: Export = field(default_factory=Export)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dicts, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain nested dicts and lists, as JSON gives them back."""
+        return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(self))))
 
 
 def default() -> ConfigDict:
