@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from s1jax.decoding.budget import ANSWER, CLOSED, CLOSING, INSERTED, THOUGHT, Rules
-from s1jax.decoding.record import History
-
-_CLOSE, _FORCE, _FORCE_NEWLINE = range(3)  # of budget.Plan.strings
+from s1jax.decoding.budget import (
+    ANSWER,
+    CLOSE,
+    CLOSED,
+    CLOSING,
+    FORCE,
+    FORCE_NEWLINE,
+    INSERTED,
+    THOUGHT,
+    Rules,
+)
+from s1jax.decoding.record import History, ignore_string
 
 
 @dataclass(frozen=True)
@@ -53,18 +61,14 @@ def fork(
     for step in range(len(history)):
         kind, taken_back = int(history.kind[step]), int(history.taken_back[step])
         if int(history.ends_ignored[step]) > ignored:
-            width = (
-                len(rules.ignore_strings[ignored % len(rules.ignore_strings)])
-                if (rules.ignore_strings)
-                else 0
-            )
+            width = len(ignore_string(rules, ignored))
             after = thinking - taken_back + width
             if ignored >= smaller.ignore_ends or after >= smaller.max_thinking_tokens:
                 # The smaller one takes this end for what it is.
                 return Fork(
                     kept=step - taken_back,
                     drawn=step,
-                    string=_CLOSE,
+                    string=CLOSE,
                     forced=False,
                     newline=newline,
                     thinking_tokens=thinking - taken_back,
@@ -83,7 +87,7 @@ def fork(
             return Fork(
                 kept=step + 1,
                 drawn=step + 1,
-                string=_FORCE if newline else _FORCE_NEWLINE,
+                string=FORCE if newline else FORCE_NEWLINE,
                 forced=True,
                 newline=newline,
                 thinking_tokens=thinking,

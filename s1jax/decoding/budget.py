@@ -7,7 +7,8 @@ written, and what a longer end has written before its last token is taken back. 
 - one of the row's ignore strings, in turn, while there are ends to ignore and the budget has room
   for the string and one token more (with no strings the end is just not taken: the row samples
   again without it);
-- else `close`, and the answer begins.
+- else `close`, and the answer begins. With nothing to close it, the end itself is the answer's
+  first token.
 
 When the budget is spent, `force` is written (`force_newline` where the thinking does not end in a
 newline), and the answer begins. An end is not sampled at all before the minimum is reached, nor as
@@ -41,10 +42,10 @@ THINKING, CLOSING, ANSWERING, DONE = range(4)  # phases
 NOTHING, THOUGHT, INSERTED, CLOSED, ANSWER = range(5)  # kinds of what a step writes
 RUNNING, STOPPED, ANSWER_SPENT, REJECTED = range(4)  # how a row finished
 ACCOUNTING = ("none", "evaluator", "readme")
-_NONE, _EVALUATOR, _README = range(3)
+_EVALUATOR, _README = 1, 2
 
 # Strings of a row: what closes the thinking, and from IGNORE on what ignored ends become.
-_CLOSE, _FORCE, _FORCE_NEWLINE, _IGNORE = range(4)
+CLOSE, FORCE, FORCE_NEWLINE, IGNORE = range(4)
 
 Ids = tuple[int, ...]
 
@@ -72,6 +73,7 @@ class Rules:
         assert self.max_thinking_tokens >= 1 or not self.thinking
         assert self.max_answer_tokens >= 1
         assert all(self.ends) and all(self.stops) and all(self.ignore_strings)
+        assert bool(self.force) == bool(self.force_newline), "both or neither"
 
 
 @jax.tree_util.register_dataclass
@@ -132,7 +134,7 @@ def sizes(rules: Sequence[Rules]) -> tuple[int, int, int, int]:
     count = max((len(r.ignore_strings) for r in rules), default=0)
     most = max((max(len(r.ends), len(r.stops)) for r in rules), default=0)
     return (
-        _up(_IGNORE + count, 8),
+        _up(IGNORE + count, 8),
         _up(max(map(len, strings)), 16),
         _up(most, 8),
         _up(max(map(len, ends)), 4),
@@ -241,18 +243,18 @@ def advance(
     ended, partial = _ended(plan, state, sampled)
     ignores = ended & _may_ignore(plan, state, partial)
     ends = ended & ~ignores
-    closes = ends & (_length(plan, _CLOSE) > 0)
+    closes = ends & (_length(plan, CLOSE) > 0)
 
     # The string that is written: one begun before, or one that begins in place of an end.
-    turn = _IGNORE + state.ends_ignored % jnp.maximum(plan.ignore_count, 1)
+    turn = IGNORE + state.ends_ignored % jnp.maximum(plan.ignore_count, 1)
     begins = ignores | closes
-    string = jnp.where(ignores, turn, jnp.where(closes, _CLOSE, state.string))
+    string = jnp.where(ignores, turn, jnp.where(closes, CLOSE, state.string))
     index = jnp.where(begins, 0, state.index)
     writes_string = string >= 0
     rows = jnp.arange(sampled.shape[0])
     ids = plan.strings[rows, jnp.maximum(string, 0)]
     last = index + 1 >= _lengths(ids)
-    closing = writes_string & (string < _IGNORE)
+    closing = writes_string & (string < IGNORE)
 
     # Where nothing is forced, the sample itself: of the thinking, or of the answer. Where an end
     # has nothing to be closed with, it is the answer's first token.
@@ -309,8 +311,8 @@ def _spend(plan: Plan, state: State) -> State:
     spent &= (state.charged_tokens >= plan.max_thinking_tokens) | (
         state.thinking_tokens >= plan.max_written_tokens
     )
-    force = jnp.where(state.newline, _FORCE, _FORCE_NEWLINE)
-    nothing = _length(plan, _FORCE) == 0
+    force = jnp.where(state.newline, FORCE, FORCE_NEWLINE)
+    nothing = _length(plan, FORCE) == 0
     phase = jnp.where(spent, jnp.where(nothing, ANSWERING, CLOSING), state.phase)
     finish = jnp.where(spent & plan.reject, REJECTED, state.finish)
     written = _kept(plan, state.thinking_tokens) + state.answer_tokens
@@ -364,8 +366,8 @@ def _may_ignore(plan: Plan, state: State, partial: Int[Array, " B"]) -> Bool[Arr
 
 def _charged(plan: Plan, state: State, partial: Int[Array, " B"]) -> Int[Array, " B"]:
     """What the budget is charged with once the end at hand is ignored."""
-    turn = _IGNORE + state.ends_ignored % jnp.maximum(plan.ignore_count, 1)
-    width = _length(plan, jnp.where(plan.ignore_count > 0, turn, _IGNORE))
+    turn = IGNORE + state.ends_ignored % jnp.maximum(plan.ignore_count, 1)
+    width = _length(plan, jnp.where(plan.ignore_count > 0, turn, IGNORE))
     all_of_it = state.charged_tokens + width - jnp.where(width > 0, partial, 0)
     return jnp.select(
         [plan.accounting == _EVALUATOR, plan.accounting == _README],

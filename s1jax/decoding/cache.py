@@ -38,7 +38,7 @@ def bucket(columns: int) -> int:
     """The size of a ring or a block that holds so many columns: 128, 256, 384, 512, 768, ..."""
     size = LEAST_COLUMNS
     while size < columns:
-        if size % 3 and size > LEAST_COLUMNS and size * 3 // 2 >= columns:
+        if size > LEAST_COLUMNS and size * 3 // 2 >= columns:
             return size * 3 // 2
         size *= 2
     return size

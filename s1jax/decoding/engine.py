@@ -104,6 +104,8 @@ class Engine:
     ) -> Iterator[Output]:
         """Samples as they are finished; `then` may ask for more when it sees one.
 
+        What it asks for has no more and no longer strings and ends than the first requests.
+
         Raises ContractError if a sample is not what its rules allow.
         """
         return _Run(self, requests, then, watch).outputs()
@@ -137,6 +139,8 @@ class _Run:
             for output in done:
                 yield output
                 more = list(self.then(output)) if self.then is not None else []
+                sizes = budget.sizes([request.rules for request in more])
+                assert all(a <= b for a, b in zip(sizes, self.shape, strict=True)), sizes
                 self.queue.extend(Item(request) for request in more)
                 self.prompts.update(request.prompt for request in more)
 

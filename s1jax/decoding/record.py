@@ -167,7 +167,7 @@ def broken(output: Output) -> list[str]:
     sampled = len(output.of(THOUGHT))
     rounds = len(output.ignored_at) + 1
     room = rules.max_written_tokens
-    widest = max([1, *(len(_turn(rules, k)) for k in range(rounds - 1))])
+    widest = max([1, *(len(ignore_string(rules, k)) for k in range(rounds - 1))])
     require(used < room + widest, f"{used} tokens of thinking, the context leaves {room}")
     if rules.accounting == "none":
         require(used <= limit, f"{used} tokens of thinking, {limit} allowed")
@@ -187,7 +187,7 @@ def broken(output: Output) -> list[str]:
     forced = (rules.force, rules.force_newline) if output.forced else (rules.close,)
     closed = rules.thinking and output.finish != "rejected"
     require(closing in forced if closed else closing == (), f"closed with {closing}")
-    strings = [s for k in range(rounds - 1) for s in _turn(rules, k)]
+    strings = [s for k in range(rounds - 1) for s in ignore_string(rules, k)]
     require(output.of(INSERTED) == tuple(strings), "what was inserted is not the ignore strings")
     for end in rules.ends:
         require(not _occurs(end, output), f"end {end} in the thinking")
@@ -199,7 +199,7 @@ def broken(output: Output) -> list[str]:
     return problems
 
 
-def _turn(rules: Rules, ignored: int) -> Ids:
+def ignore_string(rules: Rules, ignored: int) -> Ids:
     """What is written for an ignored end, none if there are no strings."""
     return rules.ignore_strings[ignored % len(rules.ignore_strings)] if rules.ignore_strings else ()
 
