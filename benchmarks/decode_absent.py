@@ -115,7 +115,9 @@ def abstract(static: Static, mesh: jax.sharding.Mesh, rows: int, columns: int) -
         shardings(specs, mesh),
         is_leaf=lambda x: isinstance(x, ArraySpec),
     )
-    plan = budget.plan_of([Rules(30000, 2048, ends=((1,),), close=(2,), force=(2, 3))] * rows)
+    plan = budget.plan_of(
+        [Rules(30000, 2048, ends=((1,),), close=(2,), force=(2, 3), force_newline=(4, 2, 3))] * rows
+    )
     zeros: Any = np.zeros(rows, np.int32)
     settings = settings_of([(Sampling(0.6, 20, 0.95), Sampling())] * rows)
     machine = jax.eval_shape(budget.start, plan)

@@ -20,7 +20,8 @@ from s1jax.models.cache import KV_AXES, Cache, empty_cache
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import Params
 
-LEAST_COLUMNS = 128
+LEAST_COLUMNS = 128  # of a ring
+LEAST_BLOCK = 32  # columns of a block of prompts: a short one should not be read as a long one
 
 
 @jax.tree_util.register_dataclass
@@ -34,11 +35,11 @@ class Block:
     segments: Array  # int32 [R, P]; 0 is padding
 
 
-def bucket(columns: int) -> int:
+def bucket(columns: int, least: int = LEAST_COLUMNS) -> int:
     """The size of a ring or a block that holds so many columns: 128, 256, 384, 512, 768, ..."""
-    size = LEAST_COLUMNS
+    size = least
     while size < columns:
-        if size > LEAST_COLUMNS and size * 3 // 2 >= columns:
+        if size > least and size * 3 // 2 >= columns:
             return size * 3 // 2
         size *= 2
     return size

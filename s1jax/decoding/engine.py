@@ -18,7 +18,7 @@ from jaxtyping import Bool, DTypeLike
 from s1jax.decoding import budget
 from s1jax.decoding.branches import Fork, budget_row, can_fork, fork
 from s1jax.decoding.budget import DONE, Rules
-from s1jax.decoding.cache import Block, bucket, lift, prefill, resize
+from s1jax.decoding.cache import LEAST_BLOCK, Block, bucket, lift, prefill, resize
 from s1jax.decoding.record import Branch, History, Output, Request, output_of, rules_of
 from s1jax.decoding.sampling import settings_of
 from s1jax.decoding.step import Rows, State, Static, admit, axes_of, decode
@@ -203,7 +203,7 @@ class _Run:
         if longest == 0:
             return None
         engine = self.engine
-        shape = (self._prefill_rows(len(prompts)), bucket(longest))
+        shape = (self._prefill_rows(len(prompts)), bucket(longest, LEAST_BLOCK))
         tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
         for row, prompt in enumerate(prompts):
             length = len(prompt) - 1
@@ -262,7 +262,7 @@ class _Run:
         """Columns of the ring for a row that begins: its past, a segment, and its whole block."""
         past = len(item.request.prompt) - 1 + (item.at.kept if item.at else 0)
         block = item.block or self.blocks.get(item.request.prompt)
-        length = block.positions.shape[1] if block is not None else bucket(max(past, 1))
+        length = block.positions.shape[1] if block is not None else bucket(past, LEAST_BLOCK)
         return max(past + self.engine.segment_steps, length)
 
     def _fit(self, columns: int) -> None:

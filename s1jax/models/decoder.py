@@ -378,4 +378,8 @@ def logits(
 ) -> Float[Array, "B T V"]:
     """Float32 logits of hidden states; for training use the chunked loss instead."""
     head = decoder(cfg, params).head().astype(hidden.dtype)
-    return jnp.einsum("vd,btd->btv", head, hidden, preferred_element_type=jnp.float32)
+    # The head comes first, as the kernels of ApartLinear do; einsum would change their order.
+    scores = jax.lax.dot_general(
+        head, hidden, (((1,), (2,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return jnp.moveaxis(scores, 0, -1)
