@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from s1jax.chat import CHATS, Chat, ChatTokenizer
-from s1jax.config import Config
+from s1jax.config import Config, Decode
 from s1jax.decoding.budget import CLOSED
 from s1jax.decoding.controls import sample_within_budget
 from s1jax.decoding.engine import Engine, Watch
@@ -80,11 +80,15 @@ class Model:
             thinking=self._text(output.thinking),
             answer=self._text(output.answer),
             text=start + self._text(output.tokens),
+            parity=rules.accounting,
             requested_thinking_tokens=rules.max_thinking_tokens,
+            requested_min_thinking_tokens=rules.min_thinking_tokens,
+            requested_answer_tokens=rules.max_answer_tokens,
             thinking_tokens=len(output.thinking),
             answer_tokens=len(output.answer),
             requested_ignore_ends=rules.ignore_ends,
             ignored_ends=output.ignored_at,
+            thinking_ended=output.thinking_ended,
             forced=self._text(output.of(CLOSED)) if output.forced and not rejected else None,
             finish=output.finish,
             seed=request.seed,
@@ -112,11 +116,12 @@ def open_model(cfg: Config) -> Model:
 
 
 def ask(
-    engine: Engine, requests: Sequence[Request], tries: int = 0, watch: Watch | None = None
+    engine: Engine, requests: Sequence[Request], decode: Decode, watch: Watch | None = None
 ) -> Iterator[tuple[Output, int | None]]:
-    """Samples as they are finished, and with `tries` above 0 how many of them each took."""
-    run = functools.partial(engine.run, watch=watch)
+    """Samples as they are finished, and with rejection how many tries each of them took."""
+    run, tries = functools.partial(engine.run, watch=watch), decode.rejection_tries
     if tries:
-        yield from sample_within_budget(run, requests, tries)
+        force = decode.rejection_force_last
+        yield from sample_within_budget(run, requests, tries, force_last=force)
     else:
         yield from ((output, None) for output in run(requests))

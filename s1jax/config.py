@@ -123,13 +123,14 @@ class Decode:
     thinking_min_p: float | None = None
     samples: int = 1  # of every prompt
     rejection_tries: int = 0  # above 0: thinking longer than the budget is sampled again
+    rejection_force_last: bool = False  # the last try is forced to an answer
     prompt_tokens: int | None = None  # the question asks for so many tokens, or steps, or for
     prompt_steps: int | None = None
     prompt_class: str | None = None  # "long" or "short" thinking
     batch_size: int = 8  # rows decoded together
     segment_steps: int = 32  # steps between two looks of the host
     order: str = "given"  # which prompts start first
-    strict: bool = False  # the same tokens whatever else is in the batch
+    strict: bool = False  # batches of 8; the same tokens whatever else is in them
 
 
 @dataclass(frozen=True)
@@ -406,8 +407,9 @@ def _check_decode(dec: Decode) -> list[str]:
     ):
         for name in names:
             value = getattr(dec, name)
-            ok = value is None or value >= least
-            require(ok, f"{name}={value} must be at least {least}{note}")
+            if value is not None:
+                require(value >= least, f"{name}={value} must be at least {least}{note}")
+                require(value < 2**31, f"{name}={value} must be below 2**31")
     for prefix in ("", "thinking_"):
         values = {n: getattr(dec, prefix + n) for n in ("temperature", "top_p", "min_p")}
         given = {n: value for n, value in values.items() if value is not None}

@@ -18,6 +18,7 @@ of the input ends.
 """
 
 import contextlib
+import io
 import signal
 import sys
 import time
@@ -37,9 +38,9 @@ from s1jax.decoding.controls import majority_vote
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, History, Request
 from s1jax.generations import Generation, GenerationsFile, Prompt, made_with, read_prompts
-from s1jax.mesh import make_mesh
+from s1jax.mesh import make_mesh, several_processes
 from s1jax.metrics import SECONDS_BETWEEN_LINES, format_count, format_seconds
-from s1jax.models.load import BytesProgress, digest
+from s1jax.models.load import BytesProgress, digest, pinned
 from s1jax.stream import Stream
 from s1jax.terminal import add_color, harmless, has_colours
 from s1jax.types import UserError
@@ -86,6 +87,8 @@ def generate(cfg: Config, asked: Asked, devices: Sequence[jax.Device] | None = N
 
     Raises UserError for anything wrong with model, prompts or config.
     """
+    if several_processes():
+        raise UserError("generate runs in one process: start it on one host of the job alone")
     name, mesh = cfg.model.path, make_mesh(cfg.mesh, devices)
     if name == mini.MINI:
         path = str(mini.build(mini.cache_directory()).model)
@@ -120,6 +123,8 @@ def _chat(model: Model, mesh: jax.sharding.Mesh, colour: bool) -> int:
     """Answers each line of the input by itself."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() its editing and history)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a prompt of them is refused, not us ended
     sign = "> " if sys.stdin.isatty() else ""
     engine = _engine(model, mesh, model.cfg.decode.samples)
     turn = 0
@@ -146,13 +151,13 @@ def _show(
     model: Model, engine: Engine, prompt: Prompt, requests: Sequence[Request], colour: bool
 ) -> None:
     """Shows the samples of a prompt while they are made, one after the other."""
-    tries = model.cfg.decode.rejection_tries
     screen = _Screen(model, requests, colour)
     made = []
-    for output, number in ask(engine, requests, tries, screen.watch):
+    for output, number in ask(engine, requests, model.cfg.decode, screen.watch):
         generation = model.generation(prompt, output, number)
         screen.finish(output.request, f"\n[{describe(generation)}]\n")
         made.append(generation)
+    made.sort(key=lambda generation: generation.sample)  # of equals the first sample's wins
     answers = [_normalised(g.answer) for g in made if g.finish != "rejected"]
     if len(requests) > 1 and answers:
         best = majority_vote(answers)
@@ -200,23 +205,33 @@ class _Screen:
             self._order.pop(0)
 
 
+_COUNTED = {
+    "none": "",
+    "evaluator": " in each round",
+    "readme": " besides the inserted strings",
+}
+
+
 def describe(generation: Generation) -> str:
     """The record of a sample in one line."""
     g, parts = generation, []
     most, asked = g.requested_thinking_tokens, g.requested_ignore_ends
     if most:
-        parts.append(f"thinking: {g.thinking_tokens} tokens of at most {most}")
+        parts.append(f"thinking: {g.thinking_tokens} tokens of at most {most}{_COUNTED[g.parity]}")
     if most and asked:
         at = f" (after {', '.join(map(str, g.ignored_ends))} tokens)" if g.ignored_ends else ""
         parts.append(f"{len(g.ignored_ends)} of {asked} ends ignored{at}")
     if most and g.finish != "rejected":
-        parts.append("ended by the budget" if g.forced is not None else "ended by itself")
+        by = {"itself": "ended by itself", "budget": "ended by the budget"}
+        parts.append(by.get(g.thinking_ended or "", "cut where the context ends"))
     if g.tries is not None:
         parts.append(f"try {g.tries}")
     if g.finish == "rejected":
         parts.append("too long, rejected: no answer")
     else:
-        parts.append(f"answer: {g.answer_tokens} tokens, {g.finish}")
+        spent = g.answer_tokens == g.requested_answer_tokens
+        cut = "cut at its budget" if spent else "cut where the context ends"
+        parts.append(f"answer: {g.answer_tokens} tokens, {'stop' if g.finish == 'stop' else cut}")
     return "; ".join(parts)
 
 
@@ -275,6 +290,8 @@ class _File:
         prompts: Sequence[Prompt],
         asked: Asked,
     ):
+        if asked.out is not None:  # a run that trains it may save another step meanwhile
+            model = replace(model, source=pinned(model.source))
         self.model, self.mesh = model, mesh
         self.prompts = {prompt.id: prompt for prompt in prompts}
         self.requests = model.requests(prompts)
@@ -316,8 +333,7 @@ class _File:
             self.stop.check(engine.counts.steps)
             progress.show()
 
-        tries = self.model.cfg.decode.rejection_tries
-        for output, number in ask(engine, requests, tries, watch):
+        for output, number in ask(engine, requests, self.model.cfg.decode, watch):
             prompt = self.prompts[self._sample(output.request)[0]]
             generation = self.model.generation(prompt, output, number)
             if self.file is not None:

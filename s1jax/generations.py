@@ -24,7 +24,8 @@ OVERRIDES = {  # fields of decode that a line may have otherwise, and their leas
     "max_answer_tokens": 1,
 }
 
-_MAY_CHANGE = ("batch_size", "segment_steps", "order")  # of decode: how, not what is computed
+# Of decode: what is asked stays the same (its last bits do only in strict mode).
+_MAY_CHANGE = ("batch_size", "segment_steps", "order")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ class Generation:
     thinking: str
     answer: str
     text: str  # the thinking's start, the thinking, what closes it, and the answer
+    parity: str  # whose accounting
     requested_thinking_tokens: int  # at most
+    requested_min_thinking_tokens: int
+    requested_answer_tokens: int
     thinking_tokens: int
     answer_tokens: int
     requested_ignore_ends: int
     ignored_ends: tuple[int, ...]  # after how many tokens of thinking, each
+    thinking_ended: str | None  # by "itself", the "budget" or the "context"; None: no thinking
     forced: str | None  # what was written because the budget was spent; None if it was not
     finish: str  # "stop", "length" (of the answer) or "rejected" (the thinking was too long)
     seed: int
@@ -172,12 +177,13 @@ class GenerationsFile:
             try:
                 fields = json.loads(line)
                 sample = (fields["id"], fields["sample"])
+                missing = sample in wanted and sample not in self.done
                 whole = line.endswith(b"\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 whole = False
             if not whole and number == len(lines):
                 return  # a process was killed while it wrote this
-            if not whole or sample not in wanted or sample in self.done:
+            if not whole or not missing:
                 what = (
                     "is not what was written there" if not whole else "is not asked for, or twice"
                 )
@@ -186,12 +192,14 @@ class GenerationsFile:
             self._whole_bytes += len(line)
 
     def __enter__(self) -> "GenerationsFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--out={self.path} is being written by another process") from error
+        except OSError as error:
+            raise UserError(f"--out={self.path} cannot be written: {error.strerror}") from error
         if os.fstat(self._file.fileno()).st_size != self._bytes:
             raise UserError(f"--out={self.path} was just written by another process: start again")
         self._file.truncate(self._whole_bytes)  # without a broken last line

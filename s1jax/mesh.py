@@ -186,6 +186,16 @@ def ways(axis: str) -> int:
     return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
 
 
+def several_processes() -> bool:
+    """Whether the environment says that this is one process of several."""
+    return (
+        bool(os.environ.get("COORDINATOR_ADDRESS"))
+        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+        or os.environ.get("JOIN_HOSTS") == "1"
+    )
+
+
 def start_distributed() -> None:
     """Joins this process to the others of the job, if the environment names any.
 
@@ -205,9 +215,5 @@ def start_distributed() -> None:
         except ValueError as error:
             raise UserError("NUM_PROCESSES and PROCESS_ID must be whole numbers") from error
         jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
-    elif (
-        int(os.environ.get("SLURM_NTASKS", "1")) > 1
-        or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        or os.environ.get("JOIN_HOSTS") == "1"
-    ):
+    elif several_processes():
         jax.distributed.initialize()

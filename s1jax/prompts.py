@@ -290,5 +290,8 @@ def _closing_tokens(delimiters: Delimiters, decode: Decode) -> int:
 
 def _strings_tokens(delimiters: Delimiters, decode: Decode) -> int:
     """Tokens of the strings that are written in place of all ends that may be ignored."""
-    strings = delimiters.ignore
-    return sum(len(strings[i % len(strings)]) for i in range(decode.ignore_ends) if strings)
+    lengths = [len(string) for string in delimiters.ignore]
+    if not lengths:
+        return 0
+    turns, rest = divmod(decode.ignore_ends, len(lengths))
+    return turns * sum(lengths) + sum(lengths[:rest])

@@ -173,7 +173,7 @@ def expected(request: Request, rules: Rules | None = None) -> Told:
 
 @pytest.fixture(scope="module")
 def many() -> list[tuple[Request, tuple[Output, tuple[int, ...]], Told]]:
-    requests = schedules(1500, seed=1)
+    requests = schedules(1000, seed=1)
     found = machine(requests, scripted)
     assert len(found) == len(requests)
     return [(request, found[request.id], expected(request)) for request in requests]

@@ -167,6 +167,7 @@ def test_every_problem_is_reported_at_once():
         ),
         ("decode.min_thinking_tokens", -1, "must be at least 0"),
         ("decode.ignore_ends", -1, "must be at least 0"),
+        ("decode.ignore_ends", 2**31, "must be below 2**31"),
         ("decode.max_answer_tokens", 0, "must be at least 1"),
         ("decode.samples", 0, "must be at least 1"),
         ("decode.batch_size", 0, "must be at least 1"),

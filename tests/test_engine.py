@@ -331,6 +331,16 @@ def bits(steps: list[tuple[int, np.ndarray]]) -> list[bytes]:
     return [logits.tobytes() for _, logits in steps]
 
 
+def test_a_branch_is_no_more_than_its_request():
+    request = requests(1)[0]
+    most = Branch(request.rules.max_thinking_tokens, request.rules.ignore_ends)
+    assert replace(request, branches=(most,)).branches == (most,)
+    for name in ("max_thinking_tokens", "ignore_ends"):
+        beyond = replace(most, **{name: getattr(most, name) + 1})
+        with pytest.raises(ValueError, match="beyond the request's"):
+            replace(request, branches=(most, beyond))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_strictly_the_same_bits_whatever_is_beside_a_row(steps_of, dtype):
     """Neighbours, the place in the batch, and the ring's size and offset are different."""
@@ -341,7 +351,9 @@ def test_strictly_the_same_bits_whatever_is_beside_a_row(steps_of, dtype):
     long = Request("long", (11, 12), Rules(200, 9, close=(7,), force=(7,), force_newline=(6,)))
     long = replace(long, seed=999)
     runs, rings = {}, set()
-    for name, strict in (("strict", True), ("free", False)):
+    # The control: without it some bits differ somewhere. (In bfloat16 the rounding may hide them.)
+    kinds = [("strict", True), ("free", False)][: 2 if dtype == jnp.float32 else 1]
+    for name, strict in kinds:
         orders = [[some[4]], some, [some[9], long, *some[::-1]]]
         orders[2].remove(some[9])
         runs[name] = []
@@ -356,10 +368,9 @@ def test_strictly_the_same_bits_whatever_is_beside_a_row(steps_of, dtype):
     for request in some:
         assert bits(together[request.seed]) == bits(other[request.seed]), request.id
     assert len(rings) > 1
-    # The control: without it some bits differ somewhere. (In bfloat16 the rounding may hide them.)
-    _, together, other = runs["free"]
-    differ = sum(bits(together[r.seed]) != bits(other[r.seed]) for r in some)
-    assert differ or dtype == jnp.bfloat16
+    if len(kinds) > 1:
+        _, together, other = runs["free"]
+        assert any(bits(together[r.seed]) != bits(other[r.seed]) for r in some)
 
 
 def test_the_cache_is_split_over_the_mesh_from_beginning_to_end():

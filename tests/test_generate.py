@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fakes_chat
@@ -134,6 +135,9 @@ def test_rejected_tries_are_shown_and_counted(model, capsys):
     out = shown(model, capsys, decode__max_thinking_tokens=6, **asked)
     assert out.count("[rejected: the next try]") == 1
     assert out.endswith("of at most 6; try 2; too long, rejected: no answer]\n")
+    forced = {"decode__rejection_force_last": True, "decode__max_thinking_tokens": 6}
+    out = shown(model, capsys, **forced, **asked)
+    assert out.endswith("of at most 6; ended by the budget; try 2; answer: 2 tokens, stop]\n")
     out = shown(model, capsys, decode__max_thinking_tokens=7, **asked)
     assert out.endswith("of at most 7; ended by itself; try 1; answer: 2 tokens, stop]\n")
 
@@ -141,7 +145,7 @@ def test_rejected_tries_are_shown_and_counted(model, capsys):
 def test_an_answer_alone(model, capsys):
     out = shown(model, capsys, decode__thinking=False, decode__max_answer_tokens=3)
     assert out.startswith("«answer»")
-    assert out.endswith("\n[answer: 3 tokens, length]\n")
+    assert out.endswith("\n[answer: 3 tokens, cut at its budget]\n")
 
 
 def test_a_chat_answers_each_line_by_itself(model, monkeypatch, capsys):
@@ -236,11 +240,15 @@ def test_a_file_of_prompts_becomes_a_file_of_generations(model, tmp_path, capsys
         "thinking": "\ngo é;",
         "answer": "12",
         "text": f"{START}\ngo é;{CLOSE}12",
+        "parity": "none",
         "requested_thinking_tokens": 40,
+        "requested_min_thinking_tokens": 0,
+        "requested_answer_tokens": 8,
         "thinking_tokens": 6,
         "answer_tokens": 2,
         "requested_ignore_ends": 0,
         "ignored_ends": [],
+        "thinking_ended": "itself",
         "forced": None,
         "finish": "stop",
         "seed": first["seed"],
@@ -252,6 +260,7 @@ def test_a_file_of_prompts_becomes_a_file_of_generations(model, tmp_path, capsys
     assert (cut["thinking"], cut["forced"], cut["answer"]) == ("\ngo ", FORCED, "98")
     assert cut["text"] == f"{START}\ngo {FORCED}98"
     assert cut["requested_thinking_tokens"] == cut["thinking_tokens"] == 3
+    assert cut["thinking_ended"] == "budget"
     manifest = json.loads((tmp_path / "new" / "out.jsonl.manifest.json").read_text())
     assert manifest["samples"] == {"wanted": 3, "done": 3}
     assert manifest["prompts"]["count"] == 3
@@ -357,6 +366,8 @@ def test_a_file_of_another_model_or_of_other_prompts_is_refused(model, finished,
         (lambda f: f.with_name(f.name + ".manifest.json").write_text("{}"), "is none of ours"),
         (lambda f: f.write_text("notes\n" + f.read_text()), "line 1: is not what was written"),
         (lambda f: f.write_text(f.read_text() * 2), "line 4: is not asked for, or twice"),
+        (lambda f: f.write_text('{"id": [1], "sample": 0}\n' * 2), "line 1: is not what was"),
+        (lambda f: f.write_text("[" * 9999 + "\n" + f.read_text()), "line 1: is not what was"),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(model, finished, spoil, words):
@@ -365,6 +376,35 @@ def test_a_file_that_is_something_else_is_refused(model, finished, spoil, words)
     with pytest.raises(UserError, match=words):
         run(model, finished)
     assert finished.out.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_made_is_named(model, tmp_path):
+    prompts = write_prompts(tmp_path / "in.jsonl", {"prompt": "What?"})
+    with pytest.raises(UserError, match=r"--out=.*in\.jsonl/out cannot be written: "):
+        run(model, Asked(prompts=prompts, out=prompts / "out"))
+
+
+def test_one_process_of_several_is_refused(model, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(UserError, match="generate runs in one process"):
+        run(model, Asked("What?"))
+
+
+def test_a_vote_does_not_depend_on_which_sample_is_finished_first(model, monkeypatch, capsys):
+    """Three answers, each once: the first sample's wins."""
+    told = asking.Model.generation
+
+    def numbered(*args):
+        generation = told(*args)
+        return replace(generation, answer=f"number {generation.sample}")
+
+    def backwards(*args):
+        return sorted(asking.ask(*args), key=lambda pair: pair[0].request.id, reverse=True)
+
+    monkeypatch.setattr(asking.Model, "generation", numbered)
+    monkeypatch.setattr(generate, "ask", backwards)
+    out = shown(model, capsys, decode__samples=3, decode__temperature=0.5)
+    assert out.endswith("\n\nmajority, 1 of 3: number 0\n")
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

@@ -64,6 +64,9 @@ def test_the_rules_are_those_of_the_config_and_the_delimiters():
     ("fields", "least"),
     [
         ({"min_thinking_tokens": 7}, 7),
+        ({"ignore_ends": 2}, 1),
+        ({"ignore_ends": 2, "parity": "readme"}, 0),
+        ({"min_thinking_tokens": 7, "ignore_ends": 2}, 7),
         ({"min_thinking_tokens": 7, "parity": "evaluator"}, 7),
         ({"min_thinking_tokens": 7, "parity": "evaluator", "ignore_ends": 2}, 1),
         ({"parity": "evaluator", "ignore_ends": 1}, 1),

@@ -26,7 +26,10 @@ def sample_within_budget(
     try of at most so many tokens, its end included, and never gives up.
     """
     assert tries >= 1
-    first = {request.id: request for request in requests}
+    asked = list(requests)
+    first = {request.id: request for request in asked}
+    assert len(first) == len(asked), "every request needs an id of its own"
+    assert not any(request.branches for request in asked), "a rejected sample has no branches"
     made = dict.fromkeys(first, 1)
 
     def attempt(request: Request, number: int) -> Request:

@@ -34,7 +34,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to be made."""
+    """One sample to be made. ValueError if a branch asks for more than the request itself."""
 
     id: str
     prompt: Ids  # the thinking's start included
@@ -43,6 +43,13 @@ class Request:
     answer: Sampling = GREEDY
     seed: int = 0
     branches: tuple[Branch, ...] = ()
+
+    def __post_init__(self) -> None:
+        most = Branch(self.rules.max_thinking_tokens, self.rules.ignore_ends)
+        for branch in self.branches:
+            longer = branch.max_thinking_tokens > most.max_thinking_tokens
+            if longer or branch.ignore_ends > most.ignore_ends:
+                raise ValueError(f"request {self.id}: {branch} goes beyond the request's {most}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,15 @@ class Output:
     def rules(self) -> Rules:
         """What it had to obey."""
         return rules_of(self.request, self.branch)
+
+    @property
+    def thinking_ended(self) -> str | None:
+        """By "itself", the "budget" or the "context"; None if there was no thinking."""
+        if not self.rules.thinking:
+            return None
+        if not self.forced:
+            return "itself"
+        return "context" if len(self.thinking) >= self.rules.max_written_tokens else "budget"
 
     @property
     def thinking(self) -> Ids:

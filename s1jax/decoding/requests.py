@@ -74,11 +74,13 @@ def sample_id(prompt_id: str, sample: int) -> str:
 def rules_of(decode: Decode, delimiters: Delimiters, budget: int, room: int) -> Rules:
     """What a sample has to obey under a config.
 
-    `budget` is what `auto_budget()` says of its prompt, `room` what `room_tokens()` does. With the
-    evaluator's parity an ignored end takes the minimum's place: vLLM's is 1 in each of its rounds.
+    `budget` is what `auto_budget()` says of its prompt, `room` what `room_tokens()` does. Where
+    ends are ignored, thinking has a token before the first of them. With the evaluator's parity
+    that takes the minimum's place: vLLM's is 1 in each of its rounds.
     """
-    evaluator = decode.parity == "evaluator"
-    least = 1 if evaluator and decode.ignore_ends else decode.min_thinking_tokens
+    evaluator, least = decode.parity == "evaluator", decode.min_thinking_tokens
+    if decode.ignore_ends and decode.parity != "readme":
+        least = 1 if evaluator else max(least, 1)
     return Rules(
         max_thinking_tokens=budget,
         max_answer_tokens=decode.max_answer_tokens,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxtyping import DTypeLike
 
 from s1jax.checkpoint import Checkpoints, assets, is_checkpoint
 from s1jax.mesh import sharding
-from s1jax.metrics import format_bytes, format_seconds
+from s1jax.metrics import SECONDS_BETWEEN_LINES, format_bytes, format_seconds
 from s1jax.models.config import ModelConfig, from_hf
 from s1jax.models.decoder import Params
 from s1jax.models.hf import HFCheckpoint, open_checkpoint, read_object
@@ -26,7 +26,6 @@ from s1jax.models.names import flat_specs
 from s1jax.models.safetensors import opened
 from s1jax.models.weights import Progress, load_params, unflatten
 
-SECONDS_BETWEEN_LINES = 5.0
 _SAMPLE_BYTES = 4096  # of each tensor, that tell a model from the same one trained further
 
 
@@ -76,6 +75,15 @@ def open_saved(directory: Path, step: int | None = None) -> Source:
     kept = assets(directory).resolve()
     raw = read_object(kept, "config.json")
     return Source(kept, raw, from_hf(raw, str(kept / "config.json")), directory, step)
+
+
+def pinned(source: Source) -> Source:
+    """The same source; of a checkpoint directory, the step that is the newest now and no other."""
+    if not isinstance(source.stored, Path):
+        return source
+    saved = Checkpoints(source.stored).latest(step=source.step, warn=warn)
+    assert saved is not None, "is_checkpoint() said so"
+    return replace(source, step=saved.step)
 
 
 def digest(source: Source) -> str:
