@@ -9,6 +9,7 @@ WORKDIR ?= runs/mini
 demo: $(VENV)/installed
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.train --config=configs/mini.py --workdir=$(WORKDIR)
 	@echo "fine-tuned model: $(WORKDIR)/hf    loss: $(WORKDIR)/loss.png    log: $(WORKDIR)/metrics.jsonl"
+	@echo "ask it: $(BIN)/python -m s1jax.generate --config=configs/mini.py --model=$(WORKDIR)"
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

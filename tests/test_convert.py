@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from s1jax import convert
+from s1jax.checkpoint import Checkpoints
 from s1jax.models import load
 from s1jax.models.hf import open_checkpoint
 from s1jax.models.safetensors import read_blocks
@@ -70,8 +71,10 @@ def test_bfloat16_weights_stay_so_in_the_checkpoint(model, checkpoint, tmp_path)
     run(f"--from={tmp_path / 'checkpoint'}", f"--to={tmp_path / 'back'}")
     assert contents(tmp_path / "back") == contents(tmp_path / "half")
     assert {dtype for dtype, _ in contents(tmp_path / "back").values()} == {"BF16"}
-    size = sum(path.stat().st_size for path in (tmp_path / "checkpoint" / "0").rglob("*"))
-    assert size < 0.75 * sum(path.stat().st_size for path in (checkpoint / "0").rglob("*"))
+    for directory, dtype in ((checkpoint, "float32"), (tmp_path / "checkpoint", "bfloat16")):
+        saved = Checkpoints(directory).latest(warn=pytest.fail)
+        params = {name: x for name, x in saved.leaves.items() if name.startswith("params/")}
+        assert {str(x.dtype) for x in params.values()} == {dtype} and params
 
 
 def test_a_conversion_that_was_killed_may_be_repeated(model, tmp_path):

@@ -196,7 +196,7 @@ def test_samples_of_one_prompt_share_what_was_read():
 
 def test_the_ring_wraps_around_and_changes_its_size():
     its = engine(2, segment_steps=8)
-    long = Rules(500, 8, close=(7,), force=(7,), force_newline=(6, 7))
+    long = Rules(270, 8, close=(7,), force=(7,), force_newline=(6, 7))
     short = replace(long, max_thinking_tokens=20)
     prompt = (11, 12, 13)
     queue = [Request("long", prompt, long)] + [Request(str(n), prompt, short) for n in range(60)]
