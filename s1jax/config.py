@@ -6,20 +6,17 @@ the frozen dataclasses below and reports every problem at once, before anything 
 The values here are s1's (reference: `train/sft.sh` and paper, appendix D).
 """
 
-import ast
 import dataclasses
-import difflib
 import json
 import math
-import sys
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from s1jax.sections import nearest, read_section, to_config_dict, with_texts
 from s1jax.types import UserError
 
 ATTENTION = ("xla",)
@@ -171,27 +168,7 @@ class Config:
 
 def default() -> ConfigDict:
     """The default experiment as a locked ConfigDict: s1's recipe with no model and no data."""
-    return _to_config_dict(Config()).lock()
-
-
-def _to_config_dict(section: Any) -> ConfigDict:
-    out = ConfigDict()
-    hints = typing.get_type_hints(type(section))
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        if dataclasses.is_dataclass(value):
-            out[f.name] = _to_config_dict(value)
-        elif value is None:
-            out[f.name] = config_dict.placeholder(_without_none(hints[f.name]))
-        else:
-            out[f.name] = value
-    return out
-
-
-def _without_none(hint: Any) -> type:
-    if isinstance(hint, types.UnionType):
-        return next(t for t in typing.get_args(hint) if t is not type(None))
-    return typing.cast(type, hint)
+    return to_config_dict(Config()).lock()
 
 
 def overridden(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
@@ -199,53 +176,7 @@ def overridden(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
 
     Nothing is refused here: `resolve` names what is no field or has the wrong type.
     """
-    values = config.to_dict()
-    for path, text in texts.items():
-        *sections, last = path.split(".")
-        section = values
-        for name in sections:
-            if not isinstance(section.get(name), dict):
-                section[name] = {}
-            section = section[name]
-        section[last] = _literal(text, _hint(path))
-    return ConfigDict(values)
-
-
-def _hint(path: str) -> Any:
-    """The type of a field; None if there is no such field."""
-    hint: Any = Config
-    for name in path.split("."):
-        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
-    return hint
-
-
-def _literal(text: str, hint: Any) -> Any:
-    """The value that a text stands for, or the text itself where it stands for nothing else."""
-    if _is_texts(hint):
-        return _texts(text)
-    options = typing.get_args(hint) or (hint,)
-    if str in options and not (text == "None" and types.NoneType in options):
-        return text
-    try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
-def _is_texts(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
-
-
-def _texts(text: str) -> Any:
-    """What a Python literal holds (`"'Wait, what','Hmm'"`), else what commas divide, as it is."""
-    if text.startswith(("(", "[", "'", '"')):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            pass
-        else:
-            return value if isinstance(value, tuple | list) else (value,)
-    return tuple(text.split(",")) if text else ()
+    return with_texts(Config, config, texts)
 
 
 def resolve(config: ConfigDict, name: str = "config") -> Config:
@@ -255,69 +186,13 @@ def resolve(config: ConfigDict, name: str = "config") -> Config:
     wrong type or out of range, and every combination that cannot run.
     """
     problems: list[str] = []
-    resolved = _read_section(Config, config.to_dict(), "", problems)
+    resolved = read_section(Config, config.to_dict(), "", problems)
     if not problems:
         problems = check(resolved)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n  ".join([f"{name}: {count}", *problems]))
     return typing.cast(Config, resolved)
-
-
-def _read_section(cls: type, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
-    hints = typing.get_type_hints(cls)
-    kwargs: dict[str, Any] = {}
-    for key, value in values.items():
-        path = prefix + key
-        if key not in hints:
-            problems.append(f"{path} is not a field{nearest(key, hints)}")
-        elif dataclasses.is_dataclass(hints[key]):
-            if isinstance(value, dict):
-                kwargs[key] = _read_section(hints[key], value, path + ".", problems)
-            else:
-                problems.append(f"{path}={value!r} must be a section of fields")
-        elif not _has_type(value, hints[key]):
-            problems.append(f"{path}={value!r} {_wrong_type(value, hints[key])}")
-        else:
-            kwargs[key] = _converted(value, hints[key])
-    return cls(**kwargs)
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """A list as the tuple and a whole number as the float that its field holds."""
-    if _is_texts(hint):
-        return tuple(value)
-    takes_float = float in (typing.get_args(hint) or (hint,))
-    return float(value) if takes_float and value is not None else value
-
-
-def _wrong_type(value: Any, hint: Any) -> str:
-    if not _is_texts(hint):
-        want = getattr(hint, "__name__", str(hint))
-        return f"must be {want}, not {type(value).__name__}"
-    if not isinstance(value, tuple | list):
-        return f"must be a tuple of strings, not {type(value).__name__}"
-    wrong = next(item for item in value if not isinstance(item, str))
-    return f"must hold strings only, not {type(wrong).__name__}"
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    if _is_texts(hint):
-        return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
-    if isinstance(hint, types.UnionType):
-        return any(_has_type(value, t) for t in typing.get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    if hint is float and isinstance(value, int):
-        return abs(value) <= sys.float_info.max
-    return isinstance(value, hint)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`: did you mean "x"?` for the closest of the words, else the list of them."""
-    words = list(words)
-    close = difflib.get_close_matches(word, words, n=1)
-    return f': did you mean "{close[0]}"?' if close else f": the choices are {', '.join(words)}"
 
 
 def check(cfg: Config) -> list[str]:
@@ -431,6 +306,10 @@ def _check_decode(dec: Decode) -> list[str]:
     names = ("prompt_tokens", "prompt_steps", "prompt_class")
     asked = [name for name in names if getattr(dec, name) is not None]
     require(len(asked) < 2, f"{' and decode.'.join(asked)}: only one of them may be set")
+    require(
+        dec.rejection_tries > 0 or not dec.rejection_force_last,
+        "rejection_force_last=True needs decode.rejection_tries above 0: there is no last try",
+    )
     if dec.rejection_tries > 0:
         hot = dec.temperature if dec.thinking_temperature is None else dec.thinking_temperature
         tries = f"rejection_tries={dec.rejection_tries}"

@@ -38,7 +38,7 @@ from s1jax.decoding.controls import majority_vote
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, History, Request
 from s1jax.generations import Generation, GenerationsFile, Prompt, made_with, read_prompts
-from s1jax.mesh import make_mesh, several_processes
+from s1jax.mesh import make_mesh, says_several
 from s1jax.metrics import SECONDS_BETWEEN_LINES, format_count, format_seconds
 from s1jax.models.load import BytesProgress, digest, pinned
 from s1jax.stream import Stream
@@ -87,8 +87,11 @@ def generate(cfg: Config, asked: Asked, devices: Sequence[jax.Device] | None = N
 
     Raises UserError for anything wrong with model, prompts or config.
     """
-    if several_processes():
-        raise UserError("generate runs in one process: start it on one host of the job alone")
+    if variable := says_several():
+        raise UserError(
+            f"generate runs in one process on one host's devices, and {variable} says that this is"
+            " one of several: start it once, with that variable unset"
+        )
     name, mesh = cfg.model.path, make_mesh(cfg.mesh, devices)
     if name == mini.MINI:
         path = str(mini.build(mini.cache_directory()).model)

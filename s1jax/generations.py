@@ -24,7 +24,7 @@ OVERRIDES = {  # fields of decode that a line may have otherwise, and their leas
     "max_answer_tokens": 1,
 }
 
-# Of decode: what is asked stays the same (its last bits do only in strict mode).
+# Of decode: how the work is divided. Without strict mode the last bits of logits depend on it.
 _MAY_CHANGE = ("batch_size", "segment_steps", "order")
 
 
@@ -51,7 +51,7 @@ class Generation:
     text: str  # the thinking's start, the thinking, what closes it, and the answer
     parity: str  # whose accounting
     requested_thinking_tokens: int  # at most
-    requested_min_thinking_tokens: int
+    requested_min_thinking_tokens: int  # 1 where ends are ignored and less was asked
     requested_answer_tokens: int
     thinking_tokens: int
     answer_tokens: int

@@ -186,14 +186,15 @@ def ways(axis: str) -> int:
     return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
 
 
-def several_processes() -> bool:
-    """Whether the environment says that this is one process of several."""
-    return (
-        bool(os.environ.get("COORDINATOR_ADDRESS"))
-        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
-        or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        or os.environ.get("JOIN_HOSTS") == "1"
-    )
+def says_several() -> str | None:
+    """The environment's variable that says that this is one process of several, if any does."""
+    said = {
+        "COORDINATOR_ADDRESS": bool(os.environ.get("COORDINATOR_ADDRESS")),
+        "SLURM_NTASKS": int(os.environ.get("SLURM_NTASKS", "1")) > 1,
+        "TPU_WORKER_HOSTNAMES": "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""),
+        "JOIN_HOSTS": os.environ.get("JOIN_HOSTS") == "1",
+    }
+    return next((name for name, several in said.items() if several), None)
 
 
 def start_distributed() -> None:
@@ -215,5 +216,5 @@ def start_distributed() -> None:
         except ValueError as error:
             raise UserError("NUM_PROCESSES and PROCESS_ID must be whole numbers") from error
         jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
-    elif several_processes():
+    elif says_several():
         jax.distributed.initialize()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,17 @@ from fakes_train import environment
 from s1jax import asking, cli, convert, generate
 from s1jax.chat import ChatTokenizer
 from s1jax.decoding.budget import ANSWER, CLOSED, INSERTED, NOTHING, THOUGHT, Rules
-from s1jax.decoding.record import History
+from s1jax.decoding.record import History, Output, Request
 from s1jax.generate import Asked
-from s1jax.generations import GenerationsFile, Prompt, differences, made_with, read_prompts
+from s1jax.generations import (
+    Generation,
+    GenerationsFile,
+    Prompt,
+    differences,
+    made_with,
+    read_prompts,
+)
+from s1jax.models import load
 from s1jax.stream import Stream
 from s1jax.types import UserError
 
@@ -146,6 +155,32 @@ def test_an_answer_alone(model, capsys):
     out = shown(model, capsys, decode__thinking=False, decode__max_answer_tokens=3)
     assert out.startswith("«answer»")
     assert out.endswith("\n[answer: 3 tokens, cut at its budget]\n")
+
+
+def test_what_ended_thinking_and_answer_is_told():
+    rules = Rules(9, 4, force=(7,), force_newline=(7,), accounting="evaluator")
+    rules = replace(rules, max_written_tokens=3)
+    asked, kinds = Request("p/0", (1,), rules), (THOUGHT, THOUGHT, CLOSED, ANSWER)
+    output = Output(asked, (2, 3, 7, 4), kinds, (), True, "length")
+    assert output.thinking_ended == "budget"
+    assert replace(output, forced=False).thinking_ended == "itself"
+    longer = replace(output, tokens=(2, 2, *output.tokens[1:]), kinds=(THOUGHT, *kinds))
+    assert longer.thinking_ended == "context"
+    silent = replace(output, request=replace(asked, rules=replace(rules, thinking=False)))
+    assert silent.thinking_ended is None
+
+    one = Generation(
+        "p", 0, "", "", "", "", "evaluator", 9, 0, 4, 3, 1, 0, (), "context", "", "length", 0
+    )
+    cut = "cut where the context ends"
+    assert generate.describe(one) == (
+        f"thinking: 3 tokens of at most 9 in each round; {cut}; answer: 1 tokens, {cut}"
+    )
+    other = replace(one, parity="readme", thinking_ended="budget", answer_tokens=4)
+    assert generate.describe(other) == (
+        "thinking: 3 tokens of at most 9 besides the inserted strings; ended by the budget;"
+        " answer: 4 tokens, cut at its budget"
+    )
 
 
 def test_a_chat_answers_each_line_by_itself(model, monkeypatch, capsys):
@@ -386,7 +421,9 @@ def test_a_file_that_cannot_be_made_is_named(model, tmp_path):
 
 def test_one_process_of_several_is_refused(model, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    with pytest.raises(UserError, match="generate runs in one process"):
+    with pytest.raises(
+        UserError, match="SLURM_NTASKS says that this is one of several: start it once"
+    ):
         run(model, Asked("What?"))
 
 
@@ -481,9 +518,12 @@ def test_a_command_that_is_killed_goes_on_to_the_same_end(endless, tmp_path):
 
 def test_the_command_reads_its_input(model, tmp_path):
     config = config_file(tmp_path / "c.py")
-    chat = command(f"--config={config}", f"--model={model}", stdin=subprocess.PIPE)
-    out, err = chat.communicate("What?\nexit\n", timeout=120)
-    assert (chat.returncode, err) == (0, "")
+    bytes_too = {"encoding": "utf-8", "errors": "surrogateescape"}
+    flags = f"--config={config}", f"--model={model}"
+    chat = command(*flags, stdin=subprocess.PIPE, **bytes_too)
+    out, err = chat.communicate("What?\n\udcff\nexit\n", timeout=120)
+    assert chat.returncode == 0
+    assert err == "error: this question: the question holds half of a surrogate pair, no text\n"
     assert out.startswith(f"«thinking»\ngo é;«closing»{CLOSE}«answer»12\n[thinking: 6 tokens")
 
 
@@ -498,6 +538,10 @@ def test_a_model_is_recognised_by_what_is_in_its_directory(model, tmp_path, caps
     for path in (run_, run_ / "checkpoints", run_ / "checkpoints" / "0"):
         assert shown(path, capsys) == expected
     assert "ended by itself" in shown(run_, capsys, model__compute_dtype="bfloat16")
+    early = load.pinned(load.open_source(str(run_)))
+    shutil.copytree(run_ / "checkpoints" / "0", run_ / "checkpoints" / "1")
+    assert load.pinned(load.open_source(str(run_))).step == 1
+    assert (early.step, load.pinned(early).step) == (0, 0)
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "hf").symlink_to(model)
     assert shown(tmp_path / "exported", capsys) == expected

@@ -12,14 +12,35 @@ PACKAGE = ROOT / "s1jax"
 
 ROOMS = (
     {"types"},
-    {"config", "cli", "chat", "prompts", "generations", "mesh", "noise", "digest", "terminal"},
+    {
+        "config",
+        "sections",
+        "cli",
+        "chat",
+        "prompts",
+        "generations",
+        "mesh",
+        "noise",
+        "digest",
+        "terminal",
+    },
     {"models", "checkpoint", "metrics", "data", "training", "card"},
     {"decoding"},
     {"asking", "stream"},
     {"mini"},
 )
 VERBS = {"train", "convert", "generate", "labels"}
-WITHOUT_JAX = ("types", "config", "cli", "chat", "prompts", "generations", "terminal", "data")
+WITHOUT_JAX = (
+    "types",
+    "config",
+    "sections",
+    "cli",
+    "chat",
+    "prompts",
+    "generations",
+    "terminal",
+    "data",
+)
 INSIDE_FUNCTIONS = {
     "datasets",
     "google",

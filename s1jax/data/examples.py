@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from s1jax.config import Data, nearest
+from s1jax.config import Data
+from s1jax.sections import nearest
 from s1jax.types import Example, UserError
 
 # Where thinking and answer are, by whose they are. In this order for data.traces="auto": s1K-1.1

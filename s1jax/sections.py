@@ -1,0 +1,147 @@
+"""Dataclasses of fields and sections, as ConfigDicts and texts of a command line, and back.
+
+Knows types and names; what the fields mean is `config.py`'s.
+"""
+
+import ast
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+
+def to_config_dict(section: Any) -> ConfigDict:
+    """A dataclass as a ConfigDict that can be set, a None as a placeholder of its type."""
+    out = ConfigDict()
+    hints = typing.get_type_hints(type(section))
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            out[f.name] = to_config_dict(value)
+        elif value is None:
+            out[f.name] = config_dict.placeholder(_without_none(hints[f.name]))
+        else:
+            out[f.name] = value
+    return out
+
+
+def _without_none(hint: Any) -> type:
+    if isinstance(hint, types.UnionType):
+        return next(t for t in typing.get_args(hint) if t is not type(None))
+    return typing.cast(type, hint)
+
+
+def with_texts(cls: type, config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
+    """The ConfigDict of a `cls` with the fields at these paths set to what the texts stand for.
+
+    Nothing is refused here: `read_section` names what is no field or has the wrong type.
+    """
+    values = config.to_dict()
+    for path, text in texts.items():
+        *sections, last = path.split(".")
+        section = values
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = _literal(text, _hint(cls, path))
+    return ConfigDict(values)
+
+
+def _hint(cls: type, path: str) -> Any:
+    """The type of a field; None if there is no such field."""
+    hint: Any = cls
+    for name in path.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def _literal(text: str, hint: Any) -> Any:
+    """The value that a text stands for, or the text itself where it stands for nothing else."""
+    if _is_texts(hint):
+        return _texts(text)
+    options = typing.get_args(hint) or (hint,)
+    if str in options and not (text == "None" and types.NoneType in options):
+        return text
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _is_texts(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+def _texts(text: str) -> Any:
+    """What a Python literal holds (`"'Wait, what','Hmm'"`), else what commas divide, as it is."""
+    if text.startswith(("(", "[", "'", '"')):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
+        else:
+            return value if isinstance(value, tuple | list) else (value,)
+    return tuple(text.split(",")) if text else ()
+
+
+def read_section(cls: type, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
+    """The `cls` that these values make. What is wrong goes to `problems`, one line each."""
+    hints = typing.get_type_hints(cls)
+    kwargs: dict[str, Any] = {}
+    for key, value in values.items():
+        path = prefix + key
+        if key not in hints:
+            problems.append(f"{path} is not a field{nearest(key, hints)}")
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(value, dict):
+                kwargs[key] = read_section(hints[key], value, path + ".", problems)
+            else:
+                problems.append(f"{path}={value!r} must be a section of fields")
+        elif not _has_type(value, hints[key]):
+            problems.append(f"{path}={value!r} {_wrong_type(value, hints[key])}")
+        else:
+            kwargs[key] = _converted(value, hints[key])
+    return cls(**kwargs)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A list as the tuple and a whole number as the float that its field holds."""
+    if _is_texts(hint):
+        return tuple(value)
+    takes_float = float in (typing.get_args(hint) or (hint,))
+    return float(value) if takes_float and value is not None else value
+
+
+def _wrong_type(value: Any, hint: Any) -> str:
+    if not _is_texts(hint):
+        want = getattr(hint, "__name__", str(hint))
+        return f"must be {want}, not {type(value).__name__}"
+    if not isinstance(value, tuple | list):
+        return f"must be a tuple of strings, not {type(value).__name__}"
+    wrong = next(item for item in value if not isinstance(item, str))
+    return f"must hold strings only, not {type(wrong).__name__}"
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if _is_texts(hint):
+        return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
+    if isinstance(hint, types.UnionType):
+        return any(_has_type(value, t) for t in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, hint)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`: did you mean "x"?` for the closest of the words, else the list of them."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, n=1)
+    return f': did you mean "{close[0]}"?' if close else f": the choices are {', '.join(words)}"
