@@ -203,6 +203,31 @@ class ChatTokenizer:
         return pieces
 
 
+def tokenizer_directory(path: str, revision: str | None = None, field: str = "model.path") -> Path:
+    """The directory of a model; of a hub id, a download of just the tokenizer's files.
+
+    Raises UserError, which names the config's field, if there is none.
+    """
+    if not path:
+        raise UserError(f"{field} is empty: set it to a model directory or a hub id")
+    directory = Path(path).expanduser()
+    if directory.is_dir():
+        return directory
+    if directory.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+        raise UserError(f"{field}={path}: there is no such directory")
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = ["tokenizer*.json", "*.jinja", "special_tokens_map.json", "added_tokens.json"]
+        return Path(snapshot_download(path, revision=revision, allow_patterns=files))
+    except Exception as error:  # no network, no such model or revision: each its own class
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{field}={path}: is no directory here, and the hub's model of that name"
+            f" cannot be had: {reason}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Rendered:
     """An example as the model sees it; all but PROMPT is trained."""
@@ -234,6 +259,16 @@ def render_all(
         # Apart: at inference the prompt is encoded when there is no completion yet.
         rows.append([*_runs(prompt), *_runs(completion)])
     return _encode(tokenizer, rows)
+
+
+def chat_text(
+    tokenizer: ChatTokenizer, chat: Chat, example: Example, steps: Sequence[str] | None = None
+) -> str:
+    """The example as one string, s1's `text` column; `steps` as in `render_all()`."""
+    check_tokenizer(tokenizer, chat)
+    names = {i: name for name, i in tokenizer.controls.items()}
+    pieces = [piece for half in _halves(tokenizer, chat, example, steps) for _, piece in half]
+    return "".join(names[piece] if isinstance(piece, int) else piece for piece in pieces)
 
 
 Piece = tuple[int, str | int]  # a part, and text or the id of a control token

@@ -31,8 +31,8 @@ from jax.experimental import multihost_utils
 
 from s1jax.digest import digests
 from s1jax.mesh import path_name
-from s1jax.metrics import format_bytes
 from s1jax.noise import silence_failed_saves
+from s1jax.progress import format_bytes
 from s1jax.types import UserError
 
 _T = TypeVar("_T")
@@ -56,6 +56,9 @@ MAY_CHANGE = {  # fields of a checkpoint's meta that another run may have otherw
     "config.checkpoint.*": "how often the state is saved",
     "config.export.*": "written after the last step",
     "config.decode.*": "read after training",
+    "config.pool.*": "read before training: what came of it is in `data_digest`",
+    "config.distill.*": "as config.pool",
+    "config.curate.*": "as config.pool",
     "config.train.tensorboard": "what is shown",
     "config.train.max_bad_steps": "when a run gives up",
     "config.train.remat": "what the backward pass recomputes, to the same values",

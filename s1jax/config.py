@@ -16,12 +16,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from s1jax.curation_config import CONTROLS, Curate, Pool, Teacher, check_curation
 from s1jax.sections import nearest, read_section, to_config_dict, with_texts
 from s1jax.types import UserError
 
 ATTENTION = ("xla",)
 CHATS = ("s1", "llama3", "think", "r1", "steps")
-CONTROLS = ("none", "tokens", "steps")
 DTYPES = ("float32", "bfloat16")
 ORDERS = ("given", "longest")
 PARAM_DTYPES = ("float32",)  # an update of 1e-5 is lost on a bfloat16 parameter: its steps are 0.4%
@@ -158,6 +158,9 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     mesh: Mesh = field(default_factory=Mesh)
     decode: Decode = field(default_factory=Decode)
+    pool: Pool = field(default_factory=Pool)
+    distill: Teacher = field(default_factory=Teacher)
+    curate: Curate = field(default_factory=Curate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
 
@@ -261,6 +264,7 @@ def check(cfg: Config) -> list[str]:
         f'data.control="{cfg.data.control}" and model.chat="{cfg.model.chat}": steps are asked for'
         " and written, or neither; set both to steps, or none of them",
     )
+    problems += check_curation(cfg.pool, cfg.distill, cfg.curate)
     problems += _check_decode(cfg.decode)
     problems += _check_mesh(cfg)
     return problems

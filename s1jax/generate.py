@@ -39,8 +39,8 @@ from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, History, Request
 from s1jax.generations import Generation, GenerationsFile, Prompt, made_with, read_prompts
 from s1jax.mesh import make_mesh, says_several
-from s1jax.metrics import SECONDS_BETWEEN_LINES, format_count, format_seconds
 from s1jax.models.load import BytesProgress, digest, pinned
+from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
 from s1jax.stream import Stream
 from s1jax.terminal import add_color, harmless, has_colours
 from s1jax.types import UserError

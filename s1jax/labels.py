@@ -5,20 +5,16 @@
 Exits with 2 and the reason if training would refuse these labels.
 """
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from s1jax import cli, mini
-from s1jax.chat import CHATS, END, PARTS, PROMPT, ChatTokenizer
-from s1jax.config import Model
+from s1jax.chat import CHATS, END, PARTS, PROMPT, ChatTokenizer, tokenizer_directory
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, Tokenized, check_labels, label_stats, tokenize
 from s1jax.terminal import CYAN, DIM, GREEN, MAGENTA, add_color, harmless, has_colours, painted
-from s1jax.types import UserError
 
 _COLOURS = (DIM, CYAN, GREEN, MAGENTA)  # of chat.PARTS; dim is not trained
 _BARS, _BAR_WIDTH = 12, 40
@@ -35,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
 
     cfg = mini.resolve(cfg, mini.cache_directory())
     examples = load_examples(cfg.data)
-    tokenizer = ChatTokenizer.load(_tokenizer_directory(cfg.model))
+    tokenizer = ChatTokenizer.load(tokenizer_directory(cfg.model.path, cfg.model.revision))
     tokenized = tokenize(
         examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length, cfg.data.control
     )
@@ -95,28 +91,6 @@ def _histogram(lengths: np.ndarray, row_length: int) -> list[str]:
         cut = "  cut" if high > row_length else ""
         lines.append(f"  {low:>8,.0f} - {high:>8,.0f} {count:>7,} {bar}{cut}")
     return lines
-
-
-def _tokenizer_directory(model: Model) -> Path:
-    """The directory of `model.path`; of a hub id, a download of just the tokenizer's files."""
-    if not model.path:
-        raise UserError("model.path is empty: set it to a model directory or a hub id")
-    directory = Path(model.path).expanduser()
-    if directory.is_dir():
-        return directory
-    if directory.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model.path):
-        raise UserError(f"model.path={model.path}: there is no such directory")
-    from huggingface_hub import snapshot_download
-
-    try:
-        files = ["tokenizer*.json", "*.jinja", "special_tokens_map.json", "added_tokens.json"]
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=files))
-    except Exception as error:  # no network, no such model or revision: each its own class
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"model.path={model.path}: is no directory here, and the hub's model of that name"
-            f" cannot be had: {reason}"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from s1jax.models.config import ModelConfig
+from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
 
 PEAK_FLOPS: dict[str, float] = {  # dense bfloat16 operations a second, by jax's device_kind
     "NVIDIA A100-SXM4-40GB": 312e12,
@@ -30,8 +31,6 @@ PEAK_FLOPS: dict[str, float] = {  # dense bfloat16 operations a second, by jax's
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
 }
-
-SECONDS_BETWEEN_LINES = 5.0  # of progress, where they cannot be written over each other
 
 
 def peak_flops(device_kinds: Sequence[str]) -> float | None:
@@ -210,32 +209,6 @@ def progress(line: dict[str, Any], total_steps: int, eta_s: float) -> str:
 def eta(step: int, total_steps: int, step_times_s: Sequence[float] | deque[float]) -> float:
     """Seconds left after that step, by the median of recent ones: compilation does not count."""
     return (total_steps - step - 1) * statistics.median(step_times_s)
-
-
-def format_bytes(n: float | int) -> str:
-    """`3.2 GiB`."""
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if n >= 1024**power:
-            return f"{n / 1024**power:.1f} {unit}"
-    return f"{n:.0f} B"
-
-
-def format_count(n: float | int) -> str:
-    """`12.3k`, `1.54B`: three digits that count."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= 0.9995 * limit:  # from there on three digits round up to it
-            return f"{n / limit:.3g}{unit}"
-    return f"{n:.3g}"
-
-
-def format_seconds(seconds: float | int) -> str:
-    """`42 s`, `3 min 07 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def plot_loss(jsonl: Path, out: Path) -> None:

@@ -31,18 +31,10 @@ from s1jax.data.batches import Arrays, Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, check_labels, digest, label_stats, tokenize
 from s1jax.mesh import ArraySpec, make_mesh, sharding, start_distributed
-from s1jax.metrics import (
-    RunLog,
-    format_bytes,
-    format_count,
-    format_seconds,
-    peak_flops,
-    plot_loss,
-    read_log,
-    train_flops,
-)
+from s1jax.metrics import RunLog, peak_flops, plot_loss, read_log, train_flops
 from s1jax.models.hf import HFCheckpoint, open_checkpoint
 from s1jax.models.weights import load_params, refuse_foreign, save_checkpoint
+from s1jax.progress import format_bytes, format_count, format_seconds
 from s1jax.training.memory import memory
 from s1jax.training.step import (
     BATCH_AXES,

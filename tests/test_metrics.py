@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from s1jax import metrics
+from s1jax import metrics, progress
 from s1jax.metrics import RunLog
 from s1jax.models.config import ModelConfig, Rope
 
@@ -212,21 +212,21 @@ def test_peak_flops():
 
 
 def test_formats():
-    assert [metrics.format_bytes(n) for n in (0, 1023, 1024, 3.25 * 2**30, 2**42)] == [
+    assert [progress.format_bytes(n) for n in (0, 1023, 1024, 3.25 * 2**30, 2**42)] == [
         "0 B",
         "1023 B",
         "1.0 KiB",
         "3.2 GiB",
         "4.0 TiB",
     ]
-    assert [metrics.format_seconds(s) for s in (0.4, 59.6, 187, 7500, 200_000)] == [
+    assert [progress.format_seconds(s) for s in (0.4, 59.6, 187, 7500, 200_000)] == [
         "0 s",
         "1 min 00 s",
         "3 min 07 s",
         "2 h 05 min",
         "55 h 33 min",
     ]
-    assert [metrics.format_count(n) for n in (7, 999, 12_345, 999_999, 1.54e9)] == [
+    assert [progress.format_count(n) for n in (7, 999, 12_345, 999_999, 1.54e9)] == [
         "7",
         "999",
         "12.3k",

@@ -18,13 +18,13 @@ from jaxtyping import DTypeLike
 
 from s1jax.checkpoint import Checkpoints, assets, is_checkpoint
 from s1jax.mesh import sharding
-from s1jax.metrics import SECONDS_BETWEEN_LINES, format_bytes, format_seconds
 from s1jax.models.config import ModelConfig, from_hf
 from s1jax.models.decoder import Params
 from s1jax.models.hf import HFCheckpoint, open_checkpoint, read_object
 from s1jax.models.names import flat_specs
 from s1jax.models.safetensors import opened
 from s1jax.models.weights import Progress, load_params, unflatten
+from s1jax.progress import SECONDS_BETWEEN_LINES, format_bytes, format_seconds
 
 _SAMPLE_BYTES = 4096  # of each tensor, that tell a model from the same one trained further
 
