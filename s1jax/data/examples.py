@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ COLUMNS = {
     "plain": ("thinking", "answer"),
 }
 
-Row = tuple[str, Any]  # where it is, and what is there: a dict if all is well
+Row = tuple[str, Any]  # where it is, and what is there: a dict if all is well, or Unreadable
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands for a row that is none."""
+
+    reason: str  # what such rows are counted by
+    detail: str  # the rest of a sentence that begins with its place
 
 
 def load_examples(cfg: Data) -> list[Example]:
@@ -39,8 +48,10 @@ def load_examples(cfg: Data) -> list[Example]:
     places: dict[str, str] = {}
     columns: tuple[str, str] | None = None
     for place, row in islice(rows, cfg.max_examples):
+        if isinstance(row, Unreadable):
+            raise UserError(f"{place}: {row.detail}")
         if not isinstance(row, dict):
-            raise UserError(f"{place}: must be an object with a question, not {_kind(row)}")
+            raise UserError(f"{place}: must be an object with a question, not {kind(row)}")
         columns = columns or _columns(row, cfg.traces, place)
         example = _example(row, columns, place)
         if example.id in places:
@@ -80,7 +91,7 @@ def _example(row: dict[str, Any], columns: tuple[str, str], place: str) -> Examp
     question = _text(row, "question", place)
     given = row.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-        raise UserError(f"{place}: id must be a string or a whole number, not {_kind(given)}")
+        raise UserError(f"{place}: id must be a string or a whole number, not {kind(given)}")
     if given == "":
         raise UserError(f"{place}: id is empty; without one the question's hash is taken")
     return Example(
@@ -99,10 +110,10 @@ def _text(row: dict[str, Any], column: str, place: str) -> str:
     if isinstance(value, list) and column in {thinking for thinking, _ in COLUMNS.values()}:
         for item in value:
             if not isinstance(item, str):
-                raise UserError(f"{place}: {column} must hold strings, not {_kind(item)}")
+                raise UserError(f"{place}: {column} must hold strings, not {kind(item)}")
         value = "\n".join(value)
     if not isinstance(value, str):
-        raise UserError(f"{place}: {column} must be a string, not {_kind(value)}")
+        raise UserError(f"{place}: {column} must be a string, not {kind(value)}")
     if not value.strip():
         raise UserError(f"{place}: {column} is empty")
     try:
@@ -112,7 +123,8 @@ def _text(row: dict[str, Any], column: str, place: str) -> str:
     return value
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a value of JSON is called in a message."""
     return "null" if value is None else type(value).__name__
 
 
@@ -126,9 +138,9 @@ def _rows(cfg: Data) -> Iterator[Row]:
     if path.is_dir():
         return _saved_rows(path, cfg.split)
     if path.suffix == ".jsonl" and path.is_file():
-        return _jsonl_rows(path)
+        return jsonl_rows(path)
     if path.suffix == ".parquet" and path.is_file():
-        return _parquet_rows(path)
+        return parquet_rows(path)
     if path.exists():
         raise UserError(f"data.path={path}: must be a .jsonl, a .parquet or a directory")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.path) and path.suffix not in files:
@@ -136,7 +148,11 @@ def _rows(cfg: Data) -> Iterator[Row]:
     raise UserError(f"data.path={path}: there is no such file")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    """The lines that are not blank; one that is no JSON is Unreadable.
+
+    Raises UserError if the file cannot be read.
+    """
     try:
         lines = path.open("rb")
     except OSError as error:
@@ -147,15 +163,18 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig"))
+                yield place, json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                raise UserError(f"{place}: is not UTF-8 (byte {error.start})") from error
+                yield place, Unreadable("not UTF-8", f"is not UTF-8 (byte {error.start})")
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{place}: is not JSON: {error}") from error
-            yield place, row
+                yield place, Unreadable("not JSON", f"is not JSON: {error}")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """The rows; one with text that is not UTF-8 is Unreadable.
+
+    Raises UserError, with how far it came, if the file cannot be read.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -163,11 +182,21 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
+                for row in _batch_rows(batch):
                     yield f"{path}: row {number} (from 0)", row
                     number += 1
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read after row {number}: {error}") from error
+
+
+def _batch_rows(batch: Any) -> list[Any]:
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [Unreadable("not UTF-8", f"is not UTF-8 (byte {error.start} of a text)")]
+        return [row for at in range(batch.num_rows) for row in _batch_rows(batch.slice(at, 1))]
+    return rows
 
 
 def _saved_rows(path: Path, split: str) -> Iterator[Row]:
@@ -179,7 +208,7 @@ def _saved_rows(path: Path, split: str) -> Iterator[Row]:
     except Exception as error:  # a damaged directory: OSError, ValueError, KeyError, Arrow's
         raise UserError(
             f"data.path={path}: cannot be read as a directory of datasets' save_to_disk():"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
@@ -196,7 +225,7 @@ def _hub_rows(cfg: Data) -> Iterator[Row]:
     except Exception as error:  # no network, no such set, split or revision: each its own class
         raise UserError(
             f"data.path={cfg.path}: is no file here, and the hub's data set of that name"
-            f" (split {cfg.split}, revision {cfg.revision}) cannot be loaded: {_first_line(error)}"
+            f" (split {cfg.split}, revision {cfg.revision}) cannot be loaded: {first_line(error)}"
         ) from error
     return _numbered(loaded, cfg.path)
 
@@ -205,5 +234,6 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[Row]:
     return ((f"{source}: row {number} (from 0)", row) for number, row in enumerate(rows))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without what follows it."""
     return next(iter(str(error).splitlines()), type(error).__name__)
