@@ -1,0 +1,1 @@
+"""What a model answered, and whether it is right: extraction, grading, and what follows from it."""
