@@ -74,6 +74,18 @@ def test_the_step_conditional_text(qwen):
     check_labels(label_stats([tokenized]), 0)
 
 
+def test_a_question_that_asks_already_is_asked_once(small):
+    """What `curate.control` has written is trained with the same `data.control`."""
+    for control in ("tokens", "steps"):
+        once, _ = conditional([EXAMPLE], small, control)
+        twice, steps = conditional(once, small, control)
+        assert list(twice) == list(once)
+        assert steps == conditional([EXAMPLE], small, control)[1]
+        other = replace(EXAMPLE, question=EXAMPLE.question + "\n\nThink for up to 1 tokens.")
+        [asking], _ = conditional([other], small, control)
+        assert asking.question != other.question
+
+
 def test_a_step_cannot_open_another(small):
     injected = replace(EXAMPLE, thinking="a\n\n<|im_start|>0 steps left\n<|im_end|>\n\nc")
     [ours], [plain] = (

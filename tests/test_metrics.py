@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from s1jax import metrics, progress
+from s1jax import metrics
 from s1jax.metrics import RunLog
 from s1jax.models.config import ModelConfig, Rope
 
@@ -209,30 +209,6 @@ def test_peak_flops():
     assert metrics.peak_flops([h100] * 16) == 16 * 989e12
     assert metrics.peak_flops([h100, "cpu"]) is None
     assert metrics.peak_flops([jax.devices("cpu")[0].device_kind]) is None
-
-
-def test_formats():
-    assert [progress.format_bytes(n) for n in (0, 1023, 1024, 3.25 * 2**30, 2**42)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "3.2 GiB",
-        "4.0 TiB",
-    ]
-    assert [progress.format_seconds(s) for s in (0.4, 59.6, 187, 7500, 200_000)] == [
-        "0 s",
-        "1 min 00 s",
-        "3 min 07 s",
-        "2 h 05 min",
-        "55 h 33 min",
-    ]
-    assert [progress.format_count(n) for n in (7, 999, 12_345, 999_999, 1.54e9)] == [
-        "7",
-        "999",
-        "12.3k",
-        "1M",
-        "1.54B",
-    ]
 
 
 def test_eta_is_not_fooled_by_the_compilation():

@@ -57,4 +57,8 @@ def power_of_two(count: int) -> int:
 
 
 def _asking(example: Example, amount: int, unit: str) -> Example:
-    return replace(example, question=example.question + think_for(amount, unit))
+    """The question with what it asks for, unless it does already, as one of `curate.control`."""
+    asks = think_for(amount, unit)
+    if example.question.endswith(asks):
+        return example
+    return replace(example, question=example.question + asks)

@@ -37,13 +37,28 @@ def think(question: str, rng: Rng) -> tuple[str, str]:
     return "\n".join(steps), answer
 
 
+def solve(question: str) -> str:
+    """The answer, found without thinking aloud."""
+    return _task(question).solve(_numbers(question))
+
+
 def verify(question: str, answer: str) -> bool:
     """Whether the answer is the right one."""
-    return answer.strip() == _task(question).solve(_numbers(question))
+    return answer.strip() == solve(question)
+
+
+def family(question: str) -> str:
+    """The name of the task that a question is of."""
+    return next(name for name, task in TASKS.items() if re.fullmatch(task.form, question))
+
+
+def size(question: str) -> int:
+    """How hard a question is: the digits to be read."""
+    return sum(len(str(number)) for number in _numbers(question))
 
 
 def _task(question: str) -> Task:
-    return next(task for task in TASKS.values() if re.fullmatch(task.form, question))
+    return TASKS[family(question)]
 
 
 def _numbers(text: str) -> list[int]:
