@@ -62,7 +62,8 @@ class Rope:
         """
         # In float32 and in transformers' order: thousands of positions multiply every rounding.
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-        periods = np.float32(self.theta) ** exponents
+        # But for the power: in float32 numpy's depends on the instructions of the CPU.
+        periods = (np.float64(self.theta) ** exponents.astype(np.float64)).astype(np.float32)
         if self.kind == "llama3":
             return self._llama3(1 / periods)
         if self.kind == "yarn":
