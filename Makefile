@@ -7,7 +7,11 @@ WORKDIR ?= runs/mini
 .PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/installed
-	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.train --config=configs/mini.py --workdir=$(WORKDIR)
+	$(BIN)/python -m s1jax.distill --config=configs/mini.py --workdir=$(WORKDIR)
+	$(BIN)/python -m s1jax.curate --config=configs/mini.py --workdir=$(WORKDIR)
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.train --config=configs/mini.py \
+		--workdir=$(WORKDIR) --config.data.path=$(WORKDIR)/curated.jsonl
+	@echo "training set: $(WORKDIR)/curated.jsonl    its card: $(WORKDIR)/README.md    funnel: $(WORKDIR)/funnel.png"
 	@echo "fine-tuned model: $(WORKDIR)/hf    loss: $(WORKDIR)/loss.png    log: $(WORKDIR)/metrics.jsonl"
 	@echo "ask it: $(BIN)/python -m s1jax.generate --config=configs/mini.py --model=$(WORKDIR)"
 

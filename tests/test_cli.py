@@ -56,7 +56,7 @@ def file(tmp_path):
 
 
 def test_the_verbs_are_known():
-    assert VERBS == ["convert", "generate", "labels", "train"]
+    assert VERBS == ["convert", "curate", "distill", "generate", "labels", "train"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

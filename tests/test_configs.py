@@ -33,6 +33,8 @@ NEEDED = {
     "h100_16_s1_1",
     "tpu_v5p_32",
     "tpu_v6e_64",
+    "s1k",
+    "own_questions",
 }
 
 # The sizes that config.json on the hub has.

@@ -14,6 +14,7 @@ ROOMS = (
     {"types"},
     {
         "config",
+        "curation_config",
         "sections",
         "cli",
         "chat",
@@ -23,36 +24,56 @@ ROOMS = (
         "noise",
         "digest",
         "terminal",
+        "progress",
     },
     {"models", "checkpoint", "metrics", "data", "training", "card"},
     {"decoding"},
+    {"evaluation"},
     {"asking", "stream"},
     {"mini"},
+    {"local"},
+    {"curation"},
+    {"attempts"},
+    {"sifting"},
 )
-VERBS = {"train", "convert", "generate", "labels"}
+VERBS = {"train", "convert", "curate", "distill", "generate", "labels"}
 WITHOUT_JAX = (
     "types",
     "config",
+    "curation_config",
     "sections",
     "cli",
     "chat",
     "prompts",
     "generations",
     "terminal",
+    "progress",
     "data",
+    "evaluation",
+    "mini",
+    "curation",
+    "attempts",
+    "sifting",
+    "curate",
+    "distill",
 )
 INSIDE_FUNCTIONS = {
+    "aiohttp",
     "datasets",
     "google",
     "huggingface_hub",
+    "latex2sympy2_extended",
+    "math_verify",
     "matplotlib",
     "pyarrow",
     "safetensors",
+    "scipy",
+    "sympy",
     "tensorboardX",
     "tokenizers",
     "transformers",
 }
-ONLY_IN_TESTS = {"torch", "gguf", "beartype", "hypothesis", "pytest"}
+ONLY_IN_TESTS = {"torch", "gguf", "datasketch", "beartype", "hypothesis", "pytest"}
 
 
 def modules():
