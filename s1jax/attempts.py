@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from s1jax.cli import Stopped
 from s1jax.config import Config
 from s1jax.curation import open_teacher
 from s1jax.curation_config import Teacher
@@ -38,10 +39,6 @@ class Grade:
 
     correct: bool | None  # None: nobody could tell
     reason: str
-
-
-class Stopped(Exception):
-    """SIGTERM came; what was answered by then is in the store."""
 
 
 def attempts(

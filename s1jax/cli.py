@@ -4,13 +4,15 @@
 75 stopped by SIGTERM with everything saved (start again to go on).
 """
 
+import contextlib
 import errno
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,24 @@ DONE, USER_ERROR, PREEMPTED = 0, 2, 75
 
 # What the system refuses: nothing that a traceback of ours would explain.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class Stopped(Exception):
+    """SIGTERM came; what was done by then is saved."""
+
+
+@contextlib.contextmanager
+def stops() -> Iterator[None]:
+    """Within it a SIGTERM raises Stopped, in work that may be left at any place."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def new_flags() -> flags.FlagValues:

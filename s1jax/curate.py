@@ -19,7 +19,6 @@ from typing import Any
 from absl import flags
 
 from s1jax import cli, sifting
-from s1jax.attempts import Stopped
 from s1jax.chat import CHATS, ChatTokenizer, chat_text
 from s1jax.config import Config, to_json
 from s1jax.curation import (
@@ -63,21 +62,26 @@ def curate(cfg: Config, workdir: Path) -> int:
 
     Raises UserError for anything wrong with pool, traces, grades or models that are asked.
     """
+    try:
+        with cli.stops():
+            return _curate(cfg, workdir)
+    except cli.Stopped:
+        say("stopped; every answer is in the store: start again to go on")
+        return cli.PREEMPTED
+
+
+def _curate(cfg: Config, workdir: Path) -> int:
     if not (workdir / TRACES).is_file():
         raise UserError(f"{workdir / TRACES}: there is no such file; distill into --workdir first")
     pool = clean_pool(cfg.pool, cfg.seed)
     tokenizer = sifting.tokenizer_of(cfg)
-    try:
-        with TraceStore(workdir / TRACES) as store:
-            sifted = sifting.sift(cfg, pool, store, tokenizer)
-            picks, undrawn = select(sifted.candidates, cfg.curate, cfg.seed)
-            place = {question.id: number for number, question in enumerate(pool.questions)}
-            picks = sorted(picks, key=lambda pick: place[pick.candidate.question.id])
-            correct = sifting.correctness(cfg, picks, sifted, store)
-            digests = write_rows(_rows(cfg, picks, correct, store, tokenizer), workdir / "curated")
-    except Stopped:
-        say("stopped; every answer is in the store: start again to go on")
-        return cli.PREEMPTED
+    with TraceStore(workdir / TRACES) as store:
+        sifted = sifting.sift(cfg, pool, store, tokenizer)
+        picks, undrawn = select(sifted.candidates, cfg.curate, cfg.seed)
+        place = {question.id: number for number, question in enumerate(pool.questions)}
+        picks = sorted(picks, key=lambda pick: place[pick.candidate.question.id])
+        correct = sifting.correctness(cfg, picks, sifted, store)
+        digests = write_rows(_rows(cfg, picks, correct, store, tokenizer), workdir / "curated")
     drops = [*pool.drops, *sifted.drops, *undrawn]
     funnel = stages(pool.rows, pool.set_aside, drops)
     print(funnel_table(funnel))

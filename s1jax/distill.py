@@ -49,6 +49,15 @@ def distill(cfg: Config, workdir: Path) -> int:
 
     Raises UserError for anything wrong with pool, teacher or store.
     """
+    try:
+        with cli.stops():
+            return _distill(cfg, workdir)
+    except cli.Stopped:
+        say(f"stopped; every answer is in {workdir / TRACES}: start again to go on")
+        return cli.PREEMPTED
+
+
+def _distill(cfg: Config, workdir: Path) -> int:
     teacher = open_teacher(cfg, cfg.distill, thinking=True, field="distill")
     pool = clean_pool(cfg.pool, cfg.seed)
     _tell_pool(pool)
@@ -61,8 +70,7 @@ def distill(cfg: Config, workdir: Path) -> int:
         counts = collect(prompts, teacher, cfg.distill, store)
         _tell_counts(counts)
         if counts.ended == "stopped":
-            say(f"stopped; every answer is in {store.path}: start again to go on")
-            return cli.PREEMPTED
+            raise cli.Stopped
         manifest = _export(pool, teacher.name, store, workdir)
         manifest = {"command": "distill", "config": _config(cfg), **manifest}
         write_manifest(workdir / "distill.json", manifest | _made(counts, store, teacher.name))

@@ -50,7 +50,7 @@ def sift(cfg: Config, pool: CleanPool, store: TraceStore, tokenizer: ChatTokeniz
     """The candidates, in the order of the pool: traces, quality, difficulty, domains.
 
     The ablations of s1 skip what they are without: only "s1" looks at the difficulty, and "full"
-    takes every whole trace. Raises attempts.Stopped after a SIGTERM, UserError if a model cannot
+    takes every whole trace. Raises cli.Stopped after a SIGTERM, UserError if a model cannot
     be asked or nothing was distilled.
     """
     _check_asked(cfg)

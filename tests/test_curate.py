@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from fakes_curate import (
 )
 
 from s1jax import curate as verb
+from s1jax import distill as distill_module
 from s1jax import labels, mini
 from s1jax.chat import CHATS, ChatTokenizer
 from s1jax.curate import curate, explain
@@ -649,6 +651,41 @@ def test_the_lengths_of_the_grades_come_first(tmp_path, tokenizer, monkeypatch):
     made, _, _ = one(tmp_path, tokenizer, rows, traces, curate__grades=str(grades))
     assert made[0]["thinking_tokens"] == 4321
     assert "Of A." not in texts and "Of B." in texts
+
+
+# --- Stopped ---
+
+
+def test_a_signal_at_any_time_leaves_all_as_it_was(tmp_path, tokenizer, monkeypatch, capsys):
+    """Whatever the verb is at, it says 75; the next run ends as one that was never stopped."""
+    cfg = make_config(
+        fields_of(["mini"], tokenizer)
+        | {"distill.via": "mini", "distill.model": "", "curate.size": 20, "curate.domains": "given"}
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    workdirs = {name: tmp_path / name for name in ("stopped", "calm")}
+    for verb_of, places in (
+        (distill_module, ("clean_pool", "collect", "write_rows", "write_manifest")),
+        (verb, ("clean_pool", "select", "write_rows", "plot_funnel", "data_card")),
+    ):
+        run = verb_of.distill if verb_of is distill_module else verb_of.curate
+        for place in places:
+            called = getattr(verb_of, place)
+
+            def interrupted(*args, called=called, **named):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return called(*args, **named)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(verb_of, place, interrupted)
+                assert run(cfg, workdirs["stopped"]) == 75, place
+            assert "start again to go on" in capsys.readouterr().err
+            assert signal.getsignal(signal.SIGTERM) == before
+        for workdir in workdirs.values():
+            assert run(cfg, workdir) == 0
+    assert digests(workdirs["stopped"], FILES - {"README.md", "curate.json"}) == digests(
+        workdirs["calm"], FILES - {"README.md", "curate.json"}
+    )
 
 
 # --- What cannot be curated ---

@@ -119,6 +119,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         main = asyncio.current_task()
         assert main is not None
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._asked_to_end, main)
         writer = asyncio.create_task(self._write())
@@ -149,8 +150,9 @@ class _Run:
             finally:
                 await self._teacher.close()
                 self._progress.show(self._note(), last=True)
-                for number in _SIGNALS:
+                for number, handler in before.items():
                     loop.remove_signal_handler(number)
+                    signal.signal(number, handler)
         for result in results:  # a fault of ours, which a worker that was not waited for met
             if isinstance(result, Exception) and not isinstance(result, Over | UserError):
                 raise result
