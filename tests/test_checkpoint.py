@@ -313,7 +313,7 @@ def test_no_damage_is_silent(saved):
     print(f"{trials} trials: {counts}")
     # How many are harmless depends on how Orbax lays the arrays out in files, which varies.
     assert trials > 150 and counts["detected"] > 50
-    assert counts["orbax silent"] > 10  # the control: without digests this test would fail
+    assert counts["orbax silent"] > 3  # the control: without digests this test would fail
     assert counts["params good"] > 10  # a partial restore asks only what it reads
     assert saved.restore(abstract, warn=unexpected).step == 2
 
