@@ -21,29 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from s1jax.data.sources import SOURCES
 from s1jax.data.store import TraceStore
 from s1jax.data.subjects import SUBJECTS
 from s1jax.mini import build, cache_directory
 from s1jax.types import Trace, question_id
 
-COUNTS = {  # paper, table 7
-    "NuminaMATH": 30_660,
-    "MATH": 11_999,
-    "OlympicArena": 4_250,
-    "OmniMath": 4_238,
-    "AGIEval": 2_385,
-    "xword": 999,
-    "OlympiadBench": 896,
-    "AIME": 890,
-    "TheoremQA": 747,
-    "USACO": 519,
-    "JEEBench": 515,
-    "GPQA": 348,
-    "SciEval": 227,
-    "s1-prob": 182,
-    "LiveCodeBench": 151,
-    "s1-teasers": 23,
-}
 EVALUATION = {"aime24": 30, "math500": 500, "gpqa_diamond": 198}
 TRACE_CHARS = 12_000  # 3,600 tokens
 WORDS, MEAN_WORDS = 20_000, 45
@@ -101,9 +84,9 @@ def make(directory: Path, scale: float) -> Path:
         files.append(directory / f"{name}.jsonl")
         _write(files[-1], ({"problem": text} for text in texts))
     sources, ids = [], []
-    for name, count in COUNTS.items():
+    for name, source in SOURCES.items():
         texts = []
-        for _ in range(max(1, round(count * scale))):
+        for _ in range(max(1, round(source.paper_questions * scale))):
             text, draw = writer.question(), rng.random()
             if draw < 0.01:  # contaminated
                 words = held_out[rng.integers(len(held_out))].split()

@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
     c.curate.first.via = "openai"
     c.curate.first.base_url = "http://localhost:8001/v1"
     c.curate.first.model = c.model.path
+    c.curate.first.max_tokens = None  # all that its context leaves: vLLM refuses more
+    c.pool.phrases_from = 5  # what five questions share is a phrase, no copy of a test question
 
     c.data.path = "runs/own/curated.jsonl"
     c.mesh.fsdp = 8

@@ -5,9 +5,9 @@
     python -m s1jax.train --config=configs/s1k.py --workdir=runs/s1k
 
 Needs the hub (GPQA after agreeing on its page), GEMINI_API_KEY in the environment, and for the
-difficulty two servers of OpenAI's protocol, such as vLLM, with the models below; distill.max_cost
-is never passed. Another teacher: --config.distill.via=openai --config.distill.model=NAME
---config.distill.base_url=URL --config.distill.key_variable=VARIABLE.
+difficulty two servers of OpenAI's protocol, such as vLLM, with the models below. The max_cost of
+teacher, judge and classifier is never passed. Another teacher: --config.distill.via=openai
+--config.distill.model=NAME --config.distill.base_url=URL --config.distill.key_variable=VARIABLE.
 
 Devices: 16
 Hardware: distilling and curating need a laptop; training 2 nodes of 8 H100 80 GB. Never run as a
@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
         "AI-MO/aimo-validation-aime",
         "Idavidrein/gpqa/gpqa_diamond",
         "simplescaling/openaimath",
-    )
+    )  # s1 has LiveCodeBench here too; its questions have no solution and are never selected
+    c.pool.phrases_from = 5  # or a third of AIME goes for "m and n are relatively prime"
 
     # s1's own teacher, gemini-2.0-flash-thinking-exp, is gone. This one gives summaries of its
     # thinking, and they are marked so. Prices change: look them up before you set the limit.
@@ -45,8 +46,12 @@ def get_config() -> ConfigDict:
     ):
         model.via, model.model = "openai", name
         model.base_url = f"http://localhost:{port}/v1"
-    for asked in (c.curate.judge, c.curate.classifier):
+        model.max_tokens = None  # all that their context leaves: vLLM refuses more
+    for asked, dollars in ((c.curate.judge, 50.0), (c.curate.classifier, 100.0)):
         asked.via, asked.model = "gemini", c.distill.model
+        asked.input_price, asked.output_price = c.distill.input_price, c.distill.output_price
+        asked.max_cost = dollars
+    c.curate.classifier.thinking_tokens = 0
     c.curate.domains = "model"
 
     c.data.path = "runs/s1k/curated.jsonl"

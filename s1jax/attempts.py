@@ -22,6 +22,8 @@ from s1jax.evaluation.grading import Grader
 from s1jax.progress import Progress
 from s1jax.types import Question, Trace, UserError, question_id
 
+Verdict = tuple[bool | None, str]  # as the store keeps them
+
 GRADING = "1"  # of the rules: verdicts of others are not taken up
 
 JUDGE = (
@@ -50,12 +52,12 @@ def attempts(
     """
     prompts = [Prompt(question.id, question.question) for question in questions]
     rows = ask_all(cfg, model, field, prompts, store)
-    good = {key: trace for (key, _), trace in rows.items() if trace.answer.strip()}
-    answered = [(q, good[q.id].answer) for q in questions if q.id in good]
-    grades = grade(cfg, answered, store)
-    asked = {key for key, _ in rows}
-    silent = {q.id: Grade(False, "it gave no answer") for q in questions if q.id in asked}
-    unasked = {q.id: Grade(None, "no attempt") for q in questions if q.id not in asked}
+    # A refused question was not attempted. One that was cut off, or answered with nothing, was.
+    made = {key: row for (key, _), row in rows.items() if row.finish not in ("error", "blocked")}
+    good = {key: row for key, row in made.items() if row.answer.strip()}
+    grades = grade(cfg, [(q, good[q.id].answer) for q in questions if q.id in good], store)
+    silent = {q.id: Grade(False, "it gave no answer") for q in questions if q.id in made}
+    unasked = {q.id: Grade(None, "no attempt") for q in questions if q.id not in made}
     return silent | unasked | grades
 
 
@@ -110,18 +112,23 @@ def _compared(pairs: Mapping[str, tuple[str, str]], store: TraceStore) -> dict[s
         # Measured values are given to three digits; an easy question that passes is worse than a
         # hard one that is lost.
         with Grader(rounded=True) as grader:
-            found: dict[str, tuple[bool | None, str]] = {}
+            found: dict[str, Verdict] = {}
             for key, verdict in zip(fresh, grader.grade(fresh.values()), strict=True):
                 found[key] = verdict.correct, verdict.reason
                 progress.done += 1
                 progress.show()
                 if len(found) >= 500:
-                    store.add_verdicts(found)
+                    store.add_verdicts(_lasting(found))
                     known, found = known | found, {}
-        store.add_verdicts(found)
+        store.add_verdicts(_lasting(found))
         known |= found
         progress.show(last=True)
     return {name: Grade(*known[key]) for name, key in keys.items()}
+
+
+def _lasting(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Without those that a busy machine has not come to: another time it may."""
+    return {key: verdict for key, verdict in found.items() if verdict[0] is not None}
 
 
 def _key(reference: str, answer: str) -> str:

@@ -28,7 +28,7 @@ DONE, USER_ERROR, PREEMPTED = 0, 2, 75
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class Stopped(Exception):
+class Stopped(BaseException):  # no Exception: whoever catches those would go on
     """SIGTERM came; what was done by then is saved."""
 
 

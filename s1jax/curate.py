@@ -22,16 +22,20 @@ from s1jax import cli, sifting
 from s1jax.chat import CHATS, ChatTokenizer, chat_text
 from s1jax.config import Config, to_json
 from s1jax.curation import (
+    DECISIONS,
+    DROPPED,
     TRACES,
     CleanPool,
     clean_pool,
+    digests_of,
     licences,
     pool_manifest,
+    write_decisions,
     write_manifest,
 )
 from s1jax.data.conditional import conditional
 from s1jax.data.data_card import Card, data_card
-from s1jax.data.funnel import Candidate, Drop, Pick, Stage, funnel_table, stages
+from s1jax.data.funnel import Candidate, Pick, Stage, funnel_table, stages
 from s1jax.data.report import plot_domains, plot_funnel, plot_lengths
 from s1jax.data.rows import s1_row, write_rows
 from s1jax.data.select import select
@@ -40,7 +44,7 @@ from s1jax.progress import say
 from s1jax.terminal import harmless
 from s1jax.types import Example, Question, UserError
 
-DECISIONS = "decisions.jsonl"
+_FIELDS = ("seed", "model", "pool", "distill", "curate")  # of the config, that decide
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,6 +77,7 @@ def curate(cfg: Config, workdir: Path) -> int:
 def _curate(cfg: Config, workdir: Path) -> int:
     if not (workdir / TRACES).is_file():
         raise UserError(f"{workdir / TRACES}: there is no such file; distill into --workdir first")
+    _tell_another_pool(cfg, workdir / "distill.json")
     pool = clean_pool(cfg.pool, cfg.seed)
     tokenizer = sifting.tokenizer_of(cfg)
     with TraceStore(workdir / TRACES) as store:
@@ -81,20 +86,40 @@ def _curate(cfg: Config, workdir: Path) -> int:
         place = {question.id: number for number, question in enumerate(pool.questions)}
         picks = sorted(picks, key=lambda pick: place[pick.candidate.question.id])
         correct = sifting.correctness(cfg, picks, sifted, store)
+        spent = {teacher: store.spent(teacher) for teacher in store.teachers()}
         digests = write_rows(_rows(cfg, picks, correct, store, tokenizer), workdir / "curated")
     drops = [*pool.drops, *sifted.drops, *undrawn]
     funnel = stages(pool.rows, pool.set_aside, drops)
     print(funnel_table(funnel))
-    _write_decisions(workdir / DECISIONS, pool, picks, drops)
-    manifest = _manifest(cfg, pool, funnel, picks, correct, digests)
+    write_decisions(workdir / DECISIONS, picks, drops, pool.set_aside)
+    manifest = _manifest(cfg, pool, funnel, picks, correct, digests, spent, tokenizer)
     write_manifest(workdir / "curate.json", manifest)
     _draw(workdir, sifted.candidates, picks, funnel)
     card = _card(cfg, workdir.name, pool, funnel, picks, correct)
     (workdir / "README.md").write_text(data_card(card), encoding="utf-8")
     if len(picks) < cfg.curate.size and cfg.curate.selection != "full":
         say(f"only {len(picks)} of curate.size={cfg.curate.size}: no more were left")
+    if not picks:
+        emptied = next(stage.name for stage in funnel if not stage.after)
+        raise UserError(f"no question is left after {emptied}: see {workdir / DECISIONS} for why")
     print(f"curated: {workdir / 'curated.jsonl'}, {len(picks)} examples; see README.md beside it")
     return cli.DONE
+
+
+def _tell_another_pool(cfg: Config, manifest: Path) -> None:
+    """Says what of the pool is not as it was when the teacher was asked."""
+    if not manifest.is_file():
+        return
+    try:
+        before = json.loads(manifest.read_text(encoding="utf-8"))["config"]["pool"]
+    except (ValueError, KeyError, TypeError):
+        return  # it is only a hint
+    now = cfg.to_dict()["pool"]
+    changed = [
+        f"pool.{name} was {before.get(name)}" for name in now if before.get(name) != now[name]
+    ]
+    if changed:
+        say(f"this is not the pool that was distilled: {'; '.join(changed)}")
 
 
 def _rows(
@@ -129,49 +154,22 @@ def _rows(
 # --- What became of each question ---
 
 
-def _write_decisions(
-    path: Path, pool: CleanPool, picks: Sequence[Pick], drops: Sequence[Drop]
-) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for pick in picks:
-            line = _decision(pick.candidate.question, "selection", pick.reason, pick.detail)
-            file.write(json.dumps({"kept": True, **line}, ensure_ascii=False) + "\n")
-        for drop in drops:
-            line = _decision(drop.question, drop.stage, drop.reason, drop.detail)
-            file.write(json.dumps({"kept": False, **line}, ensure_ascii=False) + "\n")
-        for row in pool.set_aside:
-            line = {"stage": "reading", "reason": row.reason, "detail": row.detail}
-            named = {"kept": False, "id": None, "place": row.place, **line}
-            file.write(json.dumps(named, ensure_ascii=False) + "\n")
-    partial.replace(path)
-
-
-def _decision(question: Question, stage: str, reason: str, detail: str) -> dict[str, Any]:
-    return {
-        "id": question.id,
-        "source_type": question.source_type,
-        "place": question.place,
-        "stage": stage,
-        "reason": reason,
-        "detail": " ".join(detail.split()),
-        "question": " ".join(question.question[:200].split()),
-    }
-
-
 def explain(workdir: Path, name: str) -> str:
     """Why the question with this id, or with one that begins so, was kept or dropped.
 
-    Raises UserError if there is no such question, or nothing was curated here.
+    Before curate has run, of what distill did not ask. Raises UserError if there is no such
+    question, or neither has run here.
     """
-    path = workdir / DECISIONS
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; curate first, then ask for an explanation")
+    paths = [workdir / name for name in (DECISIONS, DROPPED)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{paths[0]}: there is no such file; curate first, then ask why")
     found = []
+    wanted = name.partition("/")[0]  # of a further sample the question's
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             decision = json.loads(line)
-            if decision["id"] is not None and decision["id"].startswith(name):
+            if decision["id"] is not None and decision["id"].startswith(wanted):
                 found.append(decision)
     ids = {decision["id"] for decision in found}
     if len(ids) > 1:
@@ -203,12 +201,18 @@ def _manifest(
     picks: Sequence[Pick],
     correct: dict[str, bool | None],
     digests: dict[str, str],
+    spent: dict[str, float],
+    tokenizer: ChatTokenizer,
 ) -> dict[str, Any]:
     right, wrong = _counted(correct)
     traces = [pick.candidate.trace for pick in picks]
     return {
         "command": "curate",
-        "config": {name: cfg.to_dict()[name] for name in ("seed", "pool", "distill", "curate")},
+        "config": {name: cfg.to_dict()[name] for name in _FIELDS},
+        "tokenizer_sha256": tokenizer.digest,
+        "read_sha256": digests_of(
+            [*cfg.pool.sources, *cfg.pool.evaluation_sets, cfg.curate.grades]
+        ),
         "pool": pool_manifest(pool),
         "funnel": [asdict(stage) for stage in funnel],
         "picks": dict(Counter(pick.reason for pick in picks).most_common()),
@@ -216,7 +220,7 @@ def _manifest(
         "thinking_tokens": sum(pick.candidate.thinking_tokens for pick in picks),
         "graded": {"correct": right, "wrong": wrong},
         "teachers": dict(Counter(f"{t.teacher} {t.version}".strip() for t in traces)),
-        "cost": sum(trace.cost for trace in traces),
+        "cost": {"of_the_picked": sum(trace.cost or 0.0 for trace in traces), "spent": spent},
         "sha256": digests,
     }
 

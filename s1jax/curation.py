@@ -1,6 +1,7 @@
 """What the verbs of data share: the clean pool, and a teacher by what the config calls it."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from s1jax.config import Config
 from s1jax.curation_config import Pool, Teacher
 from s1jax.data.decontaminate import decontaminate
 from s1jax.data.duplicates import remove_duplicates
-from s1jax.data.funnel import Drop, SetAside
+from s1jax.data.funnel import Drop, Pick, SetAside
 from s1jax.data.pool import read_questions, read_sources
+from s1jax.data.rows import digest_of, replaced
 from s1jax.data.sources import SOURCES
 from s1jax.data.teachers import Asked, Gemini, OpenAI, Replay
 from s1jax.mini import MINI
@@ -19,6 +21,8 @@ from s1jax.mini import pool as mini_pool
 from s1jax.types import Question, UserError
 
 TRACES = "traces.db"
+DECISIONS = "decisions.jsonl"  # of curate, about every question of the pool
+DROPPED = "dropped.jsonl"  # of distill, about those that it does not ask
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,29 @@ def clean_pool(cfg: Pool, seed: int) -> CleanPool:
     kept, dropped = decontaminate(list(named), evaluation, cfg)
     questions = [question for _, some in kept for question in some]
     unique, repeated = remove_duplicates(questions, cfg)
+    set_aside = [row for s in sources for row in s.set_aside]
     if not unique:
-        raise UserError("pool.sources: no question is left of them")
+        raise UserError(_nothing_left(set_aside, [*dropped, *repeated]))
+    source_of: dict[str, str] = {}
+    for name, some in kept:  # of a question that several have, the first keeps it
+        for question in some:
+            source_of.setdefault(question.id, name)
     return CleanPool(
         {n: len(s.questions) + len(s.set_aside) for n, s in zip(names, sources, strict=True)},
-        {question.id: name for name, some in kept for question in some},
+        source_of,
         unique,
         [*dropped, *repeated],
-        [row for s in sources for row in s.set_aside],
+        set_aside,
         {name: len(texts) for name, texts in evaluation.items()},
     )
+
+
+def _nothing_left(set_aside: Sequence[SetAside], drops: Sequence[Drop]) -> str:
+    """What became of all the rows."""
+    counts = Counter([row.reason for row in set_aside] + [drop.reason for drop in drops])
+    told = [f"{count} {reason}" for reason, count in counts.most_common(5)]
+    first = [f"{row.place}: {row.detail}" for row in set_aside[:3]]
+    return "\n  ".join([f"pool.sources: no question is left: {', '.join(told)}", *first])
 
 
 def _short(names: Sequence[str]) -> list[str]:
@@ -117,6 +134,46 @@ def write_manifest(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_decisions(
+    path: Path, picks: Sequence[Pick], drops: Sequence[Drop], set_aside: Sequence[SetAside]
+) -> None:
+    """Writes a line for each question, why it was kept or dropped, whole or not at all."""
+    lines = [
+        _decision(pick.candidate.question, True, "selection", pick.reason, pick.detail)
+        for pick in picks
+    ]
+    lines += [_decision(d.question, False, d.stage, d.reason, d.detail) for d in drops]
+    lines += [
+        {"kept": False, "id": None, "place": row.place, "stage": "reading"}
+        | {"reason": row.reason, "detail": row.detail}
+        for row in set_aside
+    ]
+    with replaced(path) as partial:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        partial.write_text(text, encoding="utf-8")
+
+
+def _decision(
+    question: Question, kept: bool, stage: str, reason: str, detail: str
+) -> dict[str, Any]:
+    return {
+        "kept": kept,
+        "id": question.id,
+        "source_type": question.source_type,
+        "place": question.place,
+        "stage": stage,
+        "reason": reason,
+        "detail": " ".join(detail.split()),
+        "question": " ".join(question.question[:200].split()),
+    }
+
+
+def digests_of(paths: Iterable[str | None]) -> dict[str, str]:
+    """The sha256 of those of them that are files, by the paths as they are given."""
+    files = {path: Path(path).expanduser() for path in paths if path}
+    return {path: digest_of(file) for path, file in files.items() if file.is_file()}
 
 
 def pool_manifest(pool: CleanPool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ CONTROLS = ("none", "tokens", "steps")
 DECONTAMINATIONS = ("strict", "s1", "none")
 DIFFICULTIES = ("attempts", "grades", "known", "none")
 DOMAINS = ("words", "model", "given")
+FINISHES = ("length", "blocked", "incomplete", "error")  # of rows that are no good traces
 MODES = ("s1", "paper", "parity")
 SELECTIONS = ("s1", "random", "diverse", "longest", "full")
 VIAS = ("gemini", "openai", "local", "replay", "mini")
@@ -32,6 +33,7 @@ class Pool:
     earlier_sources: bool = True  # s1's rule of the order, always by its 8-grams
     near_duplicates: float = 0.8  # the Jaccard similarity from which on two are one; above 1: off
     max_question_chars: int = 20_000
+    revisions: tuple[str, ...] = ()  # commits of s1's sources on the hub, "MATH=0f1e..."
     aime_until: int = 2021  # the paper's; s1's code takes 2022 as well
     parity: bool = False  # s1's bugs in reading its sources
 
@@ -53,10 +55,12 @@ class Teacher:
     timeout_s: float = 600.0  # of one request
     tries: int = 10  # of a request that fails on its way: busy servers, broken connections
     first_wait_s: float = 1.0  # before the second of them; doubled each time, up to a minute
-    asks_again: int = (
-        2  # when what came is cut, blocked or without thinking; then it is recorded so
-    )
-    max_cost: float | None = None  # dollars, over all runs of this workdir; never passed
+    # So often when what came is cut, blocked or without thinking; then it is recorded as it is.
+    asks_again: int = 2
+    # Finishes ("length", "blocked", "incomplete", "error") whose rows are dropped and asked again,
+    # by the settings of now.
+    ask_again: tuple[str, ...] = ()
+    max_cost: float | None = None  # dollars, of this teacher, over all runs of a workdir
     input_price: float = 0.0  # dollars for a million tokens
     output_price: float = 0.0  # thinking included
 
@@ -123,7 +127,7 @@ def check_curation(pool: Pool, distill: Teacher, cur: Curate) -> list[str]:
         "pool.max_question_chars": pool.max_question_chars,
         "curate.size": cur.size,
     }.items():
-        require(value is None or value >= 1, f"{path}={value} must be at least 1")
+        require(value >= 1, f"{path}={value} must be at least 1")
     for path, value in {
         "curate.long_tokens": cur.long_tokens,
         "curate.uniform_until": cur.uniform_until,
@@ -165,6 +169,13 @@ def _check_teacher(path: str, teacher: Teacher) -> list[str]:
     for name, least in {"samples": 1, "concurrency": 1, "tries": 1, "asks_again": 0}.items():
         value = getattr(teacher, name)
         require(value >= least, f"{name}={value} must be at least {least}")
+    budget = teacher.thinking_tokens  # of Gemini 0 is none, and -1 as much as it likes
+    require(budget is None or budget >= -1, f"thinking_tokens={budget} must be at least -1")
+    for finish in teacher.ask_again:
+        known = finish in FINISHES
+        require(known, f'ask_again="{finish}" is unknown{nearest(finish, FINISHES)}')
+    one = path == "distill" or teacher.samples == 1
+    require(one, f"samples={teacher.samples} must be 1: only distill asks for more")
     for name in ("max_tokens", "requests_per_minute"):
         value = getattr(teacher, name)
         require(value is None or value >= 1, f"{name}={value} must be at least 1 (or None)")
@@ -182,7 +193,7 @@ def _check_teacher(path: str, teacher: Teacher) -> list[str]:
             " highest price",
         )
         require(
-            teacher.input_price > 0 or teacher.output_price > 0,
+            teacher.input_price > 0 and teacher.output_price > 0,
             f"max_cost={teacher.max_cost} needs {path}.input_price and {path}.output_price",
         )
     return problems

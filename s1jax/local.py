@@ -4,7 +4,7 @@ Prompts that wait together are decoded together; a reply comes as soon as its ro
 """
 
 import asyncio
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from s1jax.config import Config, Decode
@@ -16,18 +16,8 @@ from s1jax.types import UserError
 if TYPE_CHECKING:
     from s1jax.decoding.record import Output
 
-_FIELDS = (  # of decode: what decides about an answer
-    "thinking",
-    "max_thinking_tokens",
-    "min_thinking_tokens",
-    "ignore_ends",
-    "ignore_strings",
-    "max_answer_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-)
+# Of decode: how the work is divided, which decides about no answer. All else may.
+_DIVISION = ("samples", "batch_size", "segment_steps", "order")
 
 
 class Local(Asked):
@@ -46,9 +36,14 @@ class Local(Asked):
         model = replace(cfg.model, path=teacher.model, revision=None)
         self._cfg = replace(cfg, model=model, decode=decode)
         self._model = open_model(self._cfg)
-        asked = {name: getattr(decode, name) for name in _FIELDS}
         self.name = name_of(teacher)
-        self.settings = {**settings_of(teacher), "decode": asked, "seed": cfg.seed}
+        self.settings = {
+            **settings_of(teacher),
+            **{f"decode.{k}": v for k, v in asdict(decode).items() if k not in _DIVISION},
+            "model.chat": cfg.model.chat,
+            "model.compute_dtype": cfg.model.compute_dtype,
+            "seed": cfg.seed,
+        }
         self._engine: Any = None
         self._waiting: list[tuple[Prompt, asyncio.Future[Reply]]] = []
         self._decoding: asyncio.Task[None] | None = None
@@ -103,7 +98,7 @@ class Local(Asked):
             try:
                 [request] = self._model.requests([generations.Prompt(name, text, self._cfg.decode)])
             except UserError as error:  # it does not fit the context
-                loop.call_soon_threadsafe(tell, future, Refused(str(error)))
+                loop.call_soon_threadsafe(tell, future, Refused(str(error), certain=True))
                 continue
             requests.append(request)
             futures[request.id] = future

@@ -9,10 +9,12 @@ from s1jax.attempts import Grade, ask_all, attempts, grade
 from s1jax.chat import ChatTokenizer, tokenizer_directory
 from s1jax.config import Config
 from s1jax.curation import CleanPool
+from s1jax.curation_config import Curate
 from s1jax.data.domains import classify_by_words, subject_of_reply, system_prompt, user_prompt
 from s1jax.data.funnel import Candidate, Drop, Pick
 from s1jax.data.grades import Known, read_grades
 from s1jax.data.quality import quality_problem
+from s1jax.data.select import is_of
 from s1jax.data.store import TraceStore
 from s1jax.data.teachers import Prompt, name_of
 from s1jax.progress import Progress
@@ -68,7 +70,7 @@ def sift(cfg: Config, pool: CleanPool, store: TraceStore, tokenizer: ChatTokeniz
         else:
             placed.append((question, trace))
     lengths = _lengths(placed, known, store, tokenizer)
-    solved = _solved(cfg, placed, known, store)
+    solved = _solved(cfg, placed, lengths, known, store)
     candidates = [
         Candidate(q, trace, domains[q.id] or UNKNOWN, lengths[q.id], solved.get(q.id))
         for q, trace in placed
@@ -88,7 +90,7 @@ def _check_asked(cfg: Config) -> None:
             'curate.difficulty="attempts" asks models: set curate.first.via (and'
             ' curate.second.via), or curate.difficulty="grades", "known" or "none"'
         )
-    if cur.domains == "model" and not cur.classifier.via:
+    if cur.domains == "model" and cur.selection in _BY_DOMAIN and not cur.classifier.via:
         problems.append(
             'curate.domains="model" asks a model: set curate.classifier.via, or curate.domains='
             '"words" or "given"'
@@ -155,11 +157,9 @@ def _hard(
     if cur.difficulty == "known":
         why = {q.id: _too_easy(q, cur.min_difficulty) for q in questions}
     else:
-        graded: dict[str, dict[str, Grade]] = {}
-        for field in ("first", "second"):
-            if cur.difficulty == "grades":
-                graded[field] = {name: _given(getattr(row, field)) for name, row in known.items()}
-            elif (model := getattr(cur, field)).via:
+        graded = _file_grades(cur, questions, known) if cur.difficulty == "grades" else {}
+        for field in ("first", "second") if cur.difficulty == "attempts" else ():
+            if (model := getattr(cur, field)).via:
                 graded[field] = attempts(cfg, model, f"curate.{field}", questions, store)
         why = {q.id: _solved_by(q, graded) for q in questions}
     hard = []
@@ -178,6 +178,22 @@ def _too_easy(question: Question, least: float) -> tuple[str, str] | None:
     if question.difficulty < least:
         return "too easy", f"its difficulty is {question.difficulty:g}, below {least:g}"
     return None
+
+
+def _file_grades(
+    cur: Curate, questions: Sequence[Question], known: Mapping[str, Known]
+) -> dict[str, dict[str, Grade]]:
+    """The grades of a file, of the models that it has some of. UserError if it has none."""
+    rows = {q.id: known[q.id] for q in questions if q.id in known}
+    fields = [
+        f for f in ("first", "second") if any(getattr(r, f) is not None for r in rows.values())
+    ]
+    if questions and not fields:
+        raise UserError(
+            f"curate.grades={cur.grades}: grades none of the {len(questions)} questions by first or"
+            f" second model ({len(rows)} of them are in it); an id is the question's, 16 hex digits"
+        )
+    return {f: {name: _given(getattr(row, f)) for name, row in rows.items()} for f in fields}
 
 
 def _given(value: bool | None) -> Grade:
@@ -207,7 +223,8 @@ def _domains(
 ) -> dict[str, str | None]:
     """The domain of each question; what a file of grades says of it comes first."""
     named = {q.id: known.get(q.id, NOTHING).domain or None for q in questions}
-    if cfg.curate.domains == "given":
+    idle = cfg.curate.domains == "model" and cfg.curate.selection not in _BY_DOMAIN
+    if cfg.curate.domains == "given" or idle:  # idle: not worth what it costs
         return {q.id: named[q.id] or q.domain or None for q in questions}
     left = [question for question in questions if named[question.id] is None]
     if cfg.curate.domains == "words":
@@ -264,18 +281,23 @@ def _lengths(
 
 
 def _solved(
-    cfg: Config, traced: Sequence[Traced], known: Mapping[str, Known], store: TraceStore
+    cfg: Config,
+    traced: Sequence[Traced],
+    lengths: Mapping[str, int],
+    known: Mapping[str, Known],
+    store: TraceStore,
 ) -> dict[str, bool | None]:
     """Whether the teacher is right, of the questions where the selection asks for it."""
     cur = cfg.curate
     if cur.selection != "s1":
         return {}
-    parts = [part.lower() for part in (*cur.benchmark_sources, *cur.long_sources)]
-    wanted = [
-        (question, trace)
-        for question, trace in traced
-        if any(part in question.source_type.lower() for part in parts)
-    ]
+
+    def asked_for(question: Question) -> bool:
+        long = lengths[question.id] > cur.long_tokens
+        parts = (*cur.benchmark_sources, *(cur.long_sources if long else ()))
+        return any(is_of(question.source_type, part) for part in parts)
+
+    wanted = [(question, trace) for question, trace in traced if asked_for(question)]
     return _right(cfg, wanted, known, store)
 
 

@@ -53,7 +53,7 @@ class Trace:
     prompt_tokens: int | None = None  # these three as the teacher counts them
     thinking_tokens: int | None = None
     answer_tokens: int | None = None
-    cost: float = 0.0  # dollars, of all tries
+    cost: float | None = None  # dollars, of all tries; None: nothing has a price
     tries: int = 1
     time_s: float = 0.0  # of the last try
     asked_at: float = 0.0  # seconds since 1970

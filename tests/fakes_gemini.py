@@ -299,7 +299,14 @@ def _openai(question: str, kind: str, server: FakeTeacher, body: dict[str, Any])
         message["content"] = f"<think>\n{thinking}"
     elif kind == "reasoning":
         message["reasoning"] = thinking
-    elif kind != "missing thought":
+    elif kind == "parts":
+        parts = [{"type": "reasoning", "text": thinking}, {"type": "text", "text": answer}]
+        message["content"] = parts
+    elif kind == "nested":  # Mistral's way
+        inner = [{"type": "text", "text": part} for part in (thinking[:9], thinking[9:])]
+        parts = [{"type": "thinking", "thinking": inner}, {"type": "text", "text": answer}]
+        message["content"] = parts
+    elif kind not in ("missing thought", "no details, no thinking"):
         message["reasoning_content"] = thinking
     finish = {
         "MAX_TOKENS": "length",
@@ -319,10 +326,16 @@ def _openai(question: str, kind: str, server: FakeTeacher, body: dict[str, Any])
             "completion_tokens_details": {"reasoning_tokens": thoughts},
         },
     }
+    total = {"completion_tokens": thoughts + written}
     damages: dict[str, dict[str, Any]] = {
         "no choices": {"choices": []},
         "no message": {"choices": [{"index": 0}]},
         "text is a list": {"choices": [choice | {"message": {"content": [answer]}}]},
+        "no details": {"usage": total},
+        "no details, no thinking": {"usage": total},
+        "none by details": {
+            "usage": total | {"completion_tokens_details": {"reasoning_tokens": 0}},
+        },
         "usage is text": {"usage": {"prompt_tokens": "7", "completion_tokens": None}},
         "surrogate": {"choices": [choice | {"message": message | {"content": answer + "\ud83d"}}]},
     }

@@ -27,12 +27,16 @@ from hypothesis import strategies as st
 
 from s1jax import mini
 from s1jax.attempts import Grade, attempts, grade, judge_prompt
+from s1jax.chat import ChatTokenizer
 from s1jax.curate import curate, explain
+from s1jax.curation import clean_pool
 from s1jax.curation_config import Teacher
 from s1jax.data.domains import TITLES, system_prompt, user_prompt
 from s1jax.data.grades import Known, read_grades
 from s1jax.data.store import TraceStore
-from s1jax.types import Question, UserError, question_id
+from s1jax.evaluation.grading import Verdict
+from s1jax.sifting import sift
+from s1jax.types import Question, Trace, UserError, question_id
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = {f"What is {n} + 1?": str(n + 1) for n in range(10, 22)}
@@ -139,7 +143,7 @@ def test_other_settings_of_a_model_that_was_asked_are_refused(tmp_path, tokenize
             curated(workdir, values | {"curate.first.temperature": 0.7})
 
 
-def test_a_refused_attempt_solves_nothing_and_one_that_was_not_made_is_no_grade(store, tokenizer):
+def test_a_refused_attempt_is_no_grade_and_one_that_says_nothing_solves_nothing(store, tokenizer):
     questions = [Question(text, answer=answer) for text, answer in SUMS.items()]
     refused = questions[5].question
 
@@ -153,7 +157,8 @@ def test_a_refused_attempt_solves_nothing_and_one_that_was_not_made_is_no_grade(
         grades = attempts(cfg, teacher, "curate.first", questions, store)
     assert grades[questions[0].id] == Grade(True, "same text")
     silent = Grade(False, "it gave no answer")
-    assert grades[questions[5].id] == grades[questions[6].id] == silent
+    assert grades[questions[6].id] == silent
+    assert grades[questions[5].id] == Grade(None, "no attempt")
     assert grades[questions[7].id].correct is False
     # A replay has nothing to say to what it does not hold.
     stored = [{"question": questions[0].question, "thinking": "I think.", "answer": "11"}]
@@ -162,6 +167,39 @@ def test_a_refused_attempt_solves_nothing_and_one_that_was_not_made_is_no_grade(
     grades = attempts(cfg, replay, "curate.second", questions[:2], store)
     assert grades[questions[0].id].correct is True
     assert grades[questions[1].id] == Grade(None, "no attempt")
+
+
+@pytest.mark.parametrize(
+    ("finish", "grade_of_it"),
+    [
+        ("error", Grade(None, "no attempt")),
+        ("blocked", Grade(None, "no attempt")),
+        ("length", Grade(False, "it gave no answer")),
+        ("incomplete", Grade(False, "it gave no answer")),
+    ],
+)
+def test_what_was_not_attempted_is_neither_solved_nor_hard(
+    store, tokenizer, monkeypatch, finish, grade_of_it
+):
+    [question] = [Question("What is 1 + 1?", answer="2")]
+    row = Trace(question.id, "t", 0, "", "", finish, error="it says why")
+    monkeypatch.setattr("s1jax.attempts.ask_all", lambda *_: {(question.id, 0): row})
+    cfg = make_config(fields_of([], tokenizer))
+    grades = attempts(cfg, cfg.curate.first, "curate.first", [question], store)
+    assert grades == {question.id: grade_of_it}
+
+
+def test_a_refused_question_is_dropped_as_not_graded(tmp_path, tokenizer):
+    questions = list(SUMS)[:4]
+
+    def reply(body):
+        return 400 if body["messages"][-1]["content"] == questions[0] else "10000"
+
+    with FakeModel(reply) as model:
+        workdir, values = run(tmp_path, tokenizer, sums()[:4], curate__difficulty="attempts")
+        kept, dropped = curated(workdir, values | model.fields("curate.first"))
+    assert kept == set(questions[1:])
+    assert dropped == {questions[0]: "not graded: no attempt"}
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path, tokenizer):
@@ -293,6 +331,72 @@ def test_verdicts_are_taken_up(store, tokenizer, monkeypatch):
         grade(cfg, [*pairs, (question, "1")], store)
 
 
+def test_what_could_not_be_decided_is_tried_again(store, tokenizer, monkeypatch):
+    """A busy machine has timeouts: another time it may have none."""
+    cfg = make_config(fields_of([], tokenizer))
+    texts = ("timeout", "crashed", "memory", "right", "wrong")
+    pairs = [(Question(f"{text}?", answer="1"), text) for text in texts]
+    decided, given = {"right": True, "wrong": False}, []
+
+    class Busy:
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def grade(self, some):
+            for _, answer in some:
+                given.append(answer)
+                yield Verdict(decided.get(answer), answer)
+
+    monkeypatch.setattr("s1jax.attempts.Grader", Busy)
+    first = grade(cfg, pairs, store)
+    assert {g.reason: g.correct for g in first.values()} == dict.fromkeys(texts) | decided
+    assert given == list(texts)
+    assert sorted(store.verdicts().values()) == [(False, "wrong"), (True, "right")]
+    decided |= dict.fromkeys(texts[:3], True)
+    given.clear()
+    assert [g.correct for g in grade(cfg, pairs, store).values()] == [True] * 4 + [False]
+    assert given == list(texts[:3])
+    assert len(store.verdicts()) == 5
+    given.clear()
+    grade(cfg, pairs, store)
+    assert given == []
+    # As well where they are kept by the 500.
+    many = [(Question(f"{n}?", answer="1"), f"{n}") for n in range(1001)]
+    decided |= {f"{n}": True for n in range(0, 1001, 2)}
+    assert len(grade(cfg, many, store)) == 1001
+    assert len(store.verdicts()) == 5 + 501
+
+
+def test_long_sources_are_graded_where_the_thinking_is_long(tmp_path, tokenizer):
+    lengths = {"openaimath/long": 5601, "openaimath/short": 5600, "aime": 3, "claimed": 9000}
+    rows = [
+        {"question": f"{PROOF} {source}", "solution": "2a + 2b.", "source_type": source}
+        for source in lengths
+    ]
+    known = [
+        {"question": row["question"], "thinking_tokens": count}
+        for row, count in zip(rows, lengths.values(), strict=True)
+    ]
+    grades = write_lines(tmp_path / "grades.jsonl", known)
+    workdir, values = run(tmp_path, tokenizer, rows, curate__grades=str(grades))
+    for selection, judged in {"s1": {"openaimath/long", "aime"}, "diverse": set()}.items():
+        with FakeModel(lambda _: "Yes") as judge:
+            fields = judge.fields("curate.judge", selection) | {"curate.selection": selection}
+            cfg = make_config(values | fields)
+            with TraceStore(workdir / "traces.db") as store:
+                pool = clean_pool(cfg.pool, cfg.seed)
+                found = sift(cfg, pool, store, ChatTokenizer.load(tokenizer))
+        solved = {c.question.source_type: c.solved for c in found.candidates}
+        assert solved == {source: True if source in judged else None for source in lengths}
+        assert len(judge.bodies) == len(judged)
+
+
 # --- Domains ---
 
 
@@ -394,7 +498,12 @@ def test_the_columns_of_grades_are_ours_or_s1s(tmp_path):
         ("[1]", "must be an object, not list"),
         ("{}", "has neither an id nor a question"),
         ('{"id": 3}', "has neither an id nor a question"),
-        ('{"id": "b", "first": 1}', "first=1 must be of type bool, or null"),
+        ('{"id": "b", "first": 2}', "first=2 must be of type bool, or null"),
+        ('{"id": "b", "first": 0.5}', "first=0.5 must be of type bool, or null"),
+        ('{"id": "b", "teacher": "1"}', "teacher='1' must be of type bool, or null"),
+        ('{"id": "b", "gemini_length": NaN}', "thinking_tokens=nan must be of type int"),
+        ('{"id": "b", "gemini_length": 1e999}', "thinking_tokens=inf must be of type int"),
+        ('{"id": "b", "gemini_length": 1e99}', "must be a count"),
         ('{"id": "b", "isqwen32bcorrect": "yes"}', "second='yes' must be of type bool, or null"),
         ('{"id": "b", "domain": 5}', "domain=5 must be of type str, or null"),
         ('{"id": "b", "gemini_length": 1.5}', "thinking_tokens=1.5 must be of type int, or null"),
@@ -412,6 +521,68 @@ def test_a_wrong_row_of_grades_is_named_by_its_line(tmp_path, line, sentence):
         read_grades(path)
     assert str(error.value).startswith(f"{path}: line 4: ")
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_as_pandas_writes_them(tmp_path):
+    """A column of flags or of counts with missing ones becomes one of floats."""
+    path = grades_file(
+        tmp_path,
+        {"id": "a", "first": 1, "second": 0, "teacher": None, "gemini_length": 5601.0},
+        {"id": "b", "first": 1.0, "second": 0.0, "teacher": True, "gemini_length": 0.0},
+    )
+    found = read_grades(path)
+    assert found == {
+        "a": Known(True, False, None, None, 5601),
+        "b": Known(True, False, True, None, 0),
+    }
+    kinds = [
+        (type(row.first), type(row.second), type(row.thinking_tokens)) for row in found.values()
+    ]
+    assert kinds == [(bool, bool, int)] * 2
+
+
+@pytest.mark.parametrize("field", ["first", "second"])
+def test_grades_of_one_model_are_enough(tmp_path, tokenizer, field):
+    texts = list(SUMS)[:3]
+    solved = {texts[0]: 1.0, texts[1]: 0.0}
+    grades = grades_file(tmp_path, *({"question": q, field: g} for q, g in solved.items()))
+    workdir, values = run(
+        tmp_path, tokenizer, sums()[:3], curate__difficulty="grades", curate__grades=str(grades)
+    )
+    kept, dropped = curated(workdir, values)
+    assert kept == {texts[1]}
+    assert dropped == {
+        texts[0]: f"solved by the {field} model",
+        texts[2]: "not graded: no grade in the file",
+    }
+    # The control: once the other model has a grade, all need both.
+    other = {"first": "second", "second": "first"}[field]
+    grades_file(tmp_path, *({"question": q, field: 0} for q in texts), {"id": "x", other: False})
+    assert curated(workdir, values)[0] == set(texts)  # of a question that is not here: none
+    rows = [{"question": q, field: 0} for q in texts]
+    grades_file(tmp_path, rows[0] | {other: 0}, *rows[1:])
+    assert curated(workdir, values)[0] == {texts[0]}
+
+
+@pytest.mark.parametrize(
+    ("row", "there"),
+    [
+        ({"id": "0123456789abcdef", "first": True}, 0),
+        ({"question": next(iter(SUMS)), "teacher": True, "domain": "Sums"}, 1),
+    ],
+    ids=["other questions", "no grades"],
+)
+def test_a_file_that_grades_none_of_the_questions_is_refused(tmp_path, tokenizer, row, there):
+    grades = grades_file(tmp_path, row)
+    workdir, values = run(
+        tmp_path, tokenizer, sums()[:2], curate__difficulty="grades", curate__grades=str(grades)
+    )
+    with pytest.raises(UserError) as error:
+        curate(make_config(values), workdir)
+    assert str(error.value).startswith(f"curate.grades={grades}: grades none of the 2 questions")
+    assert f"({there} of them are in it)" in str(error.value) and "\n" not in str(error.value)
+    # Where it is not asked for grades it may hold what it likes.
+    assert len(curated(workdir, values | {"curate.difficulty": "none"})[0]) == 2
 
 
 def test_a_file_of_grades_that_is_not_there(tmp_path):

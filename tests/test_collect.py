@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -171,8 +172,105 @@ def test_nobody_knows_who_is_at_fault_where_all_are_refused(tmp_path):
     teacher = Scripted(lambda *_: Refused("no"))
     counts, rows = gather(teacher, tmp_path, prompts(90), concurrency=1)
     assert rows == {}
-    assert counts.ended == "the first 10 questions were all refused: no"
+    assert counts.ended == "10 questions in a row were refused: no"
     assert len(teacher.asked) == 10
+
+
+def test_refusals_wait_for_an_answer_of_this_run(tmp_path):
+    """A key that is taken away between two runs spoils no question."""
+    gather(Scripted(lambda *_: GOOD), tmp_path, prompts(5))
+    teacher = Scripted(lambda *_: Refused("no"))
+    counts, rows = gather(teacher, tmp_path, prompts(14), concurrency=1)
+    assert (counts.unanswered, counts.ended, len(rows)) == (9, "", 5)
+    counts, rows = gather(teacher, tmp_path, prompts(90), concurrency=1)
+    assert (counts.ended, len(rows)) == ("10 questions in a row were refused: no", 5)
+    teacher.says = lambda prompt, _: GOOD if prompt.id == "q0010" else Refused("no")
+    counts, rows = gather(teacher, tmp_path, prompts(14), concurrency=1)  # the control
+    assert (counts.rows, counts.good, len(rows)) == (9, 1, 14)
+
+
+def test_ten_refusals_in_a_row_in_the_middle_end_the_run(tmp_path):
+    """Fewer than ten are the questions' fault, and an incomplete answer is one."""
+
+    def says(prompt: Prompt, _: int) -> Any:
+        number = int(prompt.id[1:])
+        if number == 15:
+            return replace(GOOD, thinking="")
+        return GOOD if number < 6 else Refused("no")
+
+    teacher = Scripted(says)
+    counts, rows = gather(teacher, tmp_path, prompts(90), concurrency=1, asks_again=0)
+    assert counts.ended == "10 questions in a row were refused: no"
+    assert set(rows) == {(f"q{n:04}", 0) for n in range(16)}
+    assert len(teacher.asked) == 26
+    assert counts.unanswered == 10
+
+
+def test_a_refusal_that_is_certain_is_written_at_once(tmp_path):
+    teacher = Scripted(lambda *_: Refused("too long", certain=True))
+    counts, rows = gather(teacher, tmp_path, prompts(30))
+    assert (counts.ended, counts.rows, len(rows)) == ("", 30, 30)
+
+
+def test_finishes_are_asked_again_where_the_config_says_so(tmp_path):
+    bad = {"q0001": "length", "q0002": "blocked"}
+    teacher = Scripted(lambda p, _: replace(GOOD, finish=bad.get(p.id, "stop"), detail="no"))
+    fields: dict[str, Any] = {"asks_again": 0}
+    gather(teacher, tmp_path, prompts(4), **fields)
+    with TraceStore(tmp_path / "traces.db") as store:
+        store.add_lengths(teacher.name, "tok", {("q0001", 0): 3, ("q0000", 0): 4})
+    longer = Scripted(lambda *_: GOOD)
+    longer.settings = {"temperature": 0.5}
+    counts, rows = gather(longer, tmp_path, prompts(4), ask_again=("length", "error"), **fields)
+    assert (counts.rows, set(longer.asked)) == (1, {("q0001", 0)})
+    assert {key: json.loads(row.settings)["temperature"] for (key, _), row in rows.items()} == {
+        "q0000": None,
+        "q0001": 0.5,
+        "q0002": None,
+        "q0003": None,
+    }
+    with TraceStore(tmp_path / "traces.db") as store:
+        assert store.lengths(teacher.name, "tok") == {("q0000", 0): 4}
+    # Both kinds of settings were wanted, others not.
+    counts, _ = gather(longer, tmp_path, prompts(4))
+    assert counts.rows == 0
+    longer.settings = {"temperature": 0.7}
+    with pytest.raises(UserError, match="with other settings"):
+        gather(longer, tmp_path, prompts(4))
+
+
+def test_the_first_failure_of_a_kind_is_told_at_once(tmp_path, capsys):
+    """Five kinds; what differs by numbers and ids is one."""
+
+    def says(prompt: Prompt, n: int) -> Any:
+        number = int(prompt.id[1:])
+        kinds = (f"HTTP 503: busy, request {number:x}a7", "HTTP 500: no 7", "reset by 10.0.0.1:80")
+        return Passing(kinds[number % 3]) if n == 1 else GOOD
+
+    teacher = Scripted(says)
+    counts, _ = gather(teacher, tmp_path, prompts(30))
+    assert counts.failures == {
+        "HTTP 503: busy, request #": 10,
+        "HTTP 500: no #": 10,
+        "reset by #": 10,
+    }
+    lines = [line for line in capsys.readouterr().err.splitlines() if "a try failed" in line]
+    assert lines == [
+        "distill: a try failed: HTTP 503: busy, request 0a7",
+        "distill: a try failed: HTTP 500: no 7",
+        "distill: a try failed: reset by 10.0.0.1:80",
+    ]
+
+
+def test_failures_of_any_text_stay_few(tmp_path, capsys):
+    def says(prompt: Prompt, n: int) -> Any:
+        digits = str(int(prompt.id[1:])).translate(str.maketrans("0123456789", "abcdefghij"))
+        return Passing(f"because {digits}") if n == 1 else GOOD
+
+    counts, _ = gather(Scripted(says), tmp_path, prompts(200))
+    assert counts.failures.total() == 200
+    assert len(counts.failures) == 51
+    assert capsys.readouterr().err.count("a try failed") == 5
 
 
 def test_what_a_teacher_does_not_know_is_counted(tmp_path):
@@ -197,6 +295,34 @@ def test_a_wrong_key_ends_the_run_and_what_was_answered_is_written(tmp_path):
         gather(Scripted(says), tmp_path, prompts(40), concurrency=2)
     with TraceStore(tmp_path / "traces.db") as store:
         assert len(store.done("scripted")) >= 19
+
+
+@pytest.mark.parametrize("how", ["a wrong key", "refusals", "lost"])
+def test_an_error_that_ends_the_run_lets_what_is_under_way_arrive(how, tmp_path, capsys):
+    """It may be paid for."""
+
+    class Slow(Scripted):
+        async def ask(self, prompt: Prompt) -> Reply:
+            if int(prompt.id[1:]) < 5:
+                await asyncio.sleep(0.5)
+            return await super().ask(prompt)
+
+    error = {"a wrong key": UserError("no"), "refusals": Refused("no"), "lost": Passing("no")}[how]
+    teacher = Slow(lambda prompt, _: GOOD if int(prompt.id[1:]) < 5 else error)
+    fields: dict[str, Any] = {**PRICES, "tries": 1, "concurrency": 8}
+    if how == "a wrong key":
+        with pytest.raises(UserError, match="no"):
+            gather(teacher, tmp_path, prompts(90), **fields)
+    else:
+        counts, _ = gather(teacher, tmp_path, prompts(90), **fields)
+        assert "in a row" in counts.ended
+    with TraceStore(tmp_path / "traces.db") as store:
+        assert store.done("scripted") == {(f"q{n:04}", 0) for n in range(5)}
+        if how != "lost":  # those may be charged, what was refused is not
+            assert store.spent("scripted") == 5 * 20
+    assert len(teacher.asked) < 40
+    told = r"waiting up to 20 s for [5-7] answers; a signal ends at once"
+    assert re.search(told, capsys.readouterr().err)
 
 
 def test_a_fault_of_ours_is_not_hidden(tmp_path):
@@ -235,7 +361,7 @@ def test_a_store_that_fails_ends_the_asking(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_is_under_way_arrive(number, tmp_path):
+def test_a_signal_lets_what_is_under_way_arrive(number, tmp_path, capsys):
     def says(prompt: Prompt, _: int) -> Any:
         if prompt.id == "q0020":
             os.kill(os.getpid(), number)
@@ -247,6 +373,8 @@ def test_a_signal_lets_what_is_under_way_arrive(number, tmp_path):
     assert set(rows) == set(teacher.asked)
     assert 20 < len(rows) < 40
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    err = capsys.readouterr().err
+    assert "distill: waiting up to 20 s for 8 answers; once more ends at once\n" in err
 
 
 def test_a_signal_records_nothing_that_would_be_asked_again(tmp_path):
@@ -258,7 +386,7 @@ def test_a_signal_records_nothing_that_would_be_asked_again(tmp_path):
     teacher = Scripted(says, 0.02)
     counts, rows = gather(teacher, tmp_path, prompts(20), asks_again=50)
     assert (counts.ended, rows) == ("stopped", {})
-    assert teacher.asked.total() > 20
+    assert teacher.asked.total() >= 20  # 8 of them, two or three times
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
@@ -394,6 +522,52 @@ def test_the_cap_holds_and_is_used(concurrency, tmp_path):
     assert (counts.ended, len(rows)) == ("", 300)
 
 
+def test_the_pace_is_kept_by_those_who_waited_for_money(tmp_path):
+    """Who waits for money has no turn yet: when some comes back they are not sent together."""
+
+    class Together(Scripted):
+        """The first four answers come at the same moment."""
+
+        async def ask(self, prompt: Prompt) -> Reply:
+            reply = await super().ask(prompt)
+            await asyncio.sleep(max(0.0, self.times[0] + 0.7 - time.monotonic()))
+            return reply
+
+    teacher = Together(lambda *_: GOOD)
+    asked = [replace(prompt, text="What is it?") for prompt in prompts(12)]
+    highest = 11 + 100 + 10  # four may be under way; their answers set money free for three
+    fields = {**PRICES, "max_cost": 4.0 * highest, "requests_per_minute": 1200}
+    gather(teacher, tmp_path, asked, **fields)
+    gaps = [after - before for before, after in itertools.pairwise(teacher.times)]
+    assert min(gaps) > 0.045
+    assert len(gaps) >= 10
+
+
+def test_a_wait_for_the_pace_that_is_cut_off_costs_nothing(tmp_path):
+    def says(prompt: Prompt, _: int) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return GOOD
+
+    teacher = Scripted(says, 0.1)
+    counts, _ = gather(teacher, tmp_path, prompts(9), **PRICES, requests_per_minute=60)
+    assert (counts.ended, teacher.asked.total()) == ("stopped", 1)
+    with TraceStore(tmp_path / "traces.db") as store:
+        assert store.spent("scripted") == counts.cost == 20
+
+
+def test_where_nothing_has_a_price_a_row_has_none(tmp_path):
+    _, rows = gather(Scripted(lambda *_: GOOD), tmp_path, prompts(1))
+    assert rows["q0000", 0].cost is None
+    _, rows = gather(Scripted(lambda *_: GOOD), tmp_path / "priced", prompts(1), **PRICES)
+    assert rows["q0000", 0].cost == 20.0
+
+
+def test_a_count_of_both_is_what_is_paid(tmp_path):
+    reply = replace(GOOD, thinking_tokens=None, answer_tokens=None, written_tokens=7)
+    _, rows = gather(Scripted(lambda *_: reply), tmp_path, prompts(1), **PRICES)
+    assert rows["q0000", 0].cost == 17.0
+
+
 def test_prices_of_any_size_never_wait_for_nothing(tmp_path):
     """0.1 + 0.2 - 0.1 - 0.2 is not 0: what is under way is counted, not subtracted."""
     asked = [replace(p, text="x" * n) for n, p in enumerate(prompts(200))]
@@ -422,7 +596,7 @@ def test_money_spent_without_a_limit_counts_when_there_is_one(tmp_path):
     teacher = Scripted(lambda *_: GOOD)
     gather(teacher, tmp_path, prompts(10), **PRICES)
     counts, rows = gather(teacher, tmp_path, prompts(20), **PRICES, max_cost=210.0)
-    assert counts.ended.startswith("$200 of the $210 are spent")
+    assert counts.ended.startswith("$200 of this teacher's $210 are spent")
     assert len(rows) == 10
 
 

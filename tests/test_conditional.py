@@ -83,7 +83,7 @@ def test_a_question_that_asks_already_is_asked_once(small):
         assert steps == conditional([EXAMPLE], small, control)[1]
         other = replace(EXAMPLE, question=EXAMPLE.question + "\n\nThink for up to 1 tokens.")
         [asking], _ = conditional([other], small, control)
-        assert asking.question != other.question
+        assert asking.question == once[0].question  # another tokenizer counts otherwise
 
 
 def test_a_step_cannot_open_another(small):

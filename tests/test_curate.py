@@ -1,5 +1,6 @@
 """A curation's counts, its files and its explanations, against questions whose fate is planted."""
 
+import hashlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from s1jax import distill as distill_module
 from s1jax import labels, mini
 from s1jax.chat import CHATS, ChatTokenizer
 from s1jax.curate import curate, explain
+from s1jax.curation import digests_of
 from s1jax.data.conditional import power_of_two
 from s1jax.data.examples import load_examples
 from s1jax.data.funnel import STAGES
@@ -249,12 +251,17 @@ def test_what_is_asked_of_explain_wrongly_is_one_sentence(fates, tmp_path, capsy
     name = question_id(ask("easy"))
     short = next(name[:n] for n in range(1, 17) if sum(x.startswith(name[:n]) for x in names) == 1)
     assert explain(workdir, short) == explain(workdir, name)
+    # The id of a further sample's row.
+    assert explain(workdir, f"{name}/1") == explain(workdir, name)
+    assert explain(workdir, f"{name}/1") != explain(workdir, f"{question_id(ask('fair'))}/1")
     shared = next(c for c in "0123456789abcdef" if sum(x.startswith(c) for x in names) > 1)
     for wrong, sentence in {
         shared: "questions begin so; write more of the id",
         "": f"{len(names)} questions begin so",
         "xyz": "--explain=xyz: no question has this id",
         name + "0": "no question has this id",
+        name + "0/1": "no question has this id",
+        "/1": f"--explain=/1: {len(names)} questions begin so",
     }.items():
         with pytest.raises(UserError, match=sentence):
             explain(workdir, wrong)
@@ -273,6 +280,13 @@ def test_what_is_left_in_the_workdir(fates):
     assert manifest["sha256"] == digests(workdir, ("curated.jsonl", "curated.parquet"))
     assert manifest["teachers"] == {f"{TEACHER} 1": 2}
     assert manifest["graded"] == {"correct": 2, "wrong": 0}
+    assert manifest["cost"] == {"of_the_picked": 0.0, "spent": {TEACHER: 0.0}}
+    assert manifest["config"]["model"] == cfg.to_dict()["model"]
+    assert manifest["tokenizer_sha256"] == ChatTokenizer.load(Path(cfg.curate.tokenizer)).digest
+    read = [*cfg.pool.sources, *cfg.pool.evaluation_sets, cfg.curate.grades]
+    sha256 = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in read]
+    assert manifest["read_sha256"] == dict(zip(read, sha256, strict=True))
+    assert len(set(sha256)) == len(read) == 4
     assert manifest["config"]["curate"]["size"] == cfg.curate.size
     assert manifest["pool"]["sources"] == {"first": 28, "second": 2}
     assert manifest["pool"]["evaluation_sets"] == {"held": 2}
@@ -579,8 +593,8 @@ def test_the_ablations(little):
 
     diverse, _ = curated(little, curate__selection="diverse", curate__size=90)
     counts = Counter(row["domain"] for row in diverse)
-    assert set(counts) == {"Number theory", "Computer science", "Algebra"}
-    assert min(counts.values()) > 15  # of 30; a third of the domains less is 4 deviations away
+    assert set(counts) == {"Arithmetic", "Computer science"}
+    assert min(counts.values()) > 26  # of 45; by their sizes it is 30; 4 deviations less
 
 
 def _figured(decision):
@@ -594,12 +608,117 @@ def test_fewer_than_asked_for(little, capsys):
     assert not any(d["stage"] == "selection" and not d["kept"] for d in decisions.values())
 
 
+@pytest.mark.parametrize("domains", ["given", "model"])
 @pytest.mark.parametrize("selection", ["random", "longest", "full"])
-def test_who_draws_no_domains_needs_none(tmp_path, tokenizer, selection):
+def test_who_draws_no_domains_needs_none(tmp_path, tokenizer, selection, domains):
     rows = [{"question": "A?"}, {"question": "B?", "domain": "Sums"}]
     traces = [trace_of("A?"), trace_of("B?")]
-    made, _, _ = one(tmp_path, tokenizer, rows, traces, curate__selection=selection)
+    fields = {"curate.selection": selection, "curate.domains": domains}
+    made, values, workdir = one(tmp_path, tokenizer, rows, traces, **fields)
     assert [row["domain"] for row in made] == ["unknown", "Sums"]
+    # Nobody is asked, even where somebody is named: it would cost.
+    named = {"curate.classifier.via": "replay", "curate.classifier.model": "none.jsonl"}
+    assert curate(make_config(values | named), workdir) == 0
+    if domains == "model":  # the control: who draws domains asks
+        drawing = values | {"curate.selection": "diverse"}
+        assert "set curate.classifier.via" in refusal(make_config(drawing), workdir)
+        assert "none.jsonl" in refusal(make_config(drawing | named), workdir)
+
+
+# --- Where it comes from, and what it cost ---
+
+
+def manifest_of(workdir):
+    return json.loads((workdir / "curate.json").read_text())
+
+
+def table_of(workdir):
+    """The card's table of sources: rows, kept and selected by name."""
+    card = (workdir / "README.md").read_text()
+    _, _, table = card.partition("| source | in the pool |")
+    lines = [line.split("|")[1:-1] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    return {cells[0].strip(): tuple(int(c.replace(",", "")) for c in cells[1:4]) for cells in lines}
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_what_two_sources_have_is_the_first_ones(tmp_path, tokenizer, short):
+    """Questions of less than eight words pass the rule of the order, and so does all without it."""
+    asked = [f"What is {n} plus one?" if short else ask(f"w{n}") for n in range(45)]
+    pools = [
+        write_lines(tmp_path / name, [{"question": q, "domain": "Sums"} for q in some])
+        for name, some in (("A.jsonl", asked[:30]), ("B.jsonl", asked[15:]))
+    ]
+    workdir = store_traces(tmp_path / "run", [trace_of(q) for q in asked])
+    fields = fields_of(pools, tokenizer, pool__earlier_sources=short, curate__selection="full")
+    assert curate(make_config(fields), workdir) == 0
+    assert table_of(workdir) == {"A": (30, 30, 30), "B": (30, 15, 15), "all": (60, 45, 45)}
+    # The control: in the other order it is the other's.
+    cfg = make_config(fields | {"pool.sources": tuple(map(str, reversed(pools)))})
+    assert curate(cfg, workdir) == 0
+    assert table_of(workdir) == {"B": (30, 30, 30), "A": (30, 15, 15), "all": (60, 45, 45)}
+
+
+def test_files_are_known_by_their_digests(tmp_path):
+    (tmp_path / "other").mkdir()
+    texts = {"a.jsonl": "1\n", "other/a.jsonl": "2\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    paths = [str(tmp_path / name) for name in texts]
+    found = digests_of([*paths, None, "", "mini", "s1", str(tmp_path), str(tmp_path / "none")])
+    assert found == {
+        path: hashlib.sha256(text.encode()).hexdigest()
+        for path, text in zip(paths, texts.values(), strict=True)
+    }
+
+
+def test_what_the_traces_cost(tmp_path, tokenizer):
+    """By the tokens that the teacher says, of the picked and of all that was asked."""
+    questions = [q.question for q in mini_pool.pool()[:40]]
+    pool = write_lines(tmp_path / "x.jsonl", [{"question": q, "domain": "D"} for q in questions])
+    priced = {"distill.input_price": 3.0, "distill.output_price": 11.0, "distill.asks_again": 0}
+    mini_teacher = {"distill.via": "mini", "distill.model": "", "curate.size": 10}
+    costs = []
+    for name, prices in (("priced", priced), ("free", {})):
+        workdir, fields = tmp_path / name, fields_of([pool], tokenizer) | mini_teacher | prices
+        assert distill(make_config(fields), workdir) == 0
+        assert curate(make_config(fields), workdir) == 0
+        picked = {row["id"] for row in read_lines(workdir / "curated.jsonl")}
+        price = {
+            row["id"]: 3e-6 * row["prompt_tokens"]
+            + 11e-6 * (row["thinking_tokens"] + row["answer_tokens"])
+            for row in read_lines(workdir / "traces.jsonl")  # with the teacher's own counts
+        }
+        assert len(picked) == 10 < len(price)
+        costs.append(manifest_of(workdir)["cost"])
+    [teacher] = costs[0]["spent"]
+    want = sum(price[name] for name in picked)
+    assert 0 < costs[0]["of_the_picked"] == pytest.approx(want)
+    assert costs[0]["spent"][teacher] >= sum(price.values()) * (1 - 1e-9) > want
+    assert costs[1] == {"of_the_picked": 0.0, "spent": {teacher: 0.0}}
+
+
+def test_another_pool_than_the_distilled_is_told(tmp_path, tokenizer, capsys):
+    questions = [q.question for q in mini_pool.pool()[:10]]
+    pool = write_lines(tmp_path / "x.jsonl", [{"question": q, "domain": "D"} for q in questions])
+    fields = fields_of([pool], tokenizer) | {"distill.via": "mini", "distill.model": ""}
+    workdir = tmp_path / "run"
+    assert distill(make_config(fields), workdir) == 0
+
+    def said(**changes):
+        capsys.readouterr()
+        changed = {f"pool.{name}": value for name, value in changes.items()}
+        assert curate(make_config(fields | changed), workdir) == 0
+        lines = capsys.readouterr().err.splitlines()
+        return [line for line in lines if "not the pool that was distilled" in line]
+
+    assert said() == []  # the control
+    [line] = said(near_duplicates=0.9, earlier_sources=False)
+    assert "pool.near_duplicates was 2.0" in line and "pool.earlier_sources was True" in line
+    assert "pool.sources" not in line
+    manifest = workdir / "distill.json"
+    for text in ("{", "[]", '{"config": 3}', '{"config": {}}'):  # it is only a hint
+        manifest.write_text(text)
+        assert said(near_duplicates=0.9) == []
 
 
 # --- Lengths ---
@@ -747,13 +866,67 @@ def test_the_little_worlds_tokenizer_is_made_where_it_is_missing(tmp_path, monke
     assert (tmp_path / "cache" / "s1jax" / "mini" / "model" / "tokenizer.json").is_file()
 
 
-def test_nothing_is_left(tmp_path, tokenizer):
-    """An empty set has its files all the same, with the reasons."""
-    rows = [{"question": "A?"}]
-    made, _, workdir = one(tmp_path, tokenizer, rows, [trace_of("A?")])
-    assert made == []
+@pytest.mark.parametrize(
+    ("stage", "reason", "asked", "trace", "fields"),
+    [
+        ("traces", "not asked", "Another?", {}, {}),
+        ("quality", "truncated", "A?", {"finish": "length"}, {}),
+        ("difficulty", "no difficulty", "A?", {}, {"curate.difficulty": "known"}),
+        ("domains", "no domain", "A?", {}, {}),
+    ],
+)
+def test_nothing_is_left(tmp_path, tokenizer, stage, reason, asked, trace, fields):
+    """An empty set has its files all the same, with the reasons; and it is an error."""
+    pool = write_lines(tmp_path / "pool.jsonl", [{"question": "A?"}])
+    workdir = store_traces(tmp_path / "run", [trace_of(asked, **trace)])
+    message = refusal(make_config(fields_of([pool], tokenizer) | fields), workdir)
+    assert message == (
+        f"no question is left after {stage}: see {workdir / 'decisions.jsonl'} for why"
+    )
     assert {path.name for path in workdir.iterdir()} >= FILES | PICTURES
-    assert "dropped by domains: no domain: none is given" in explain(workdir, question_id("A?"))
+    assert read_lines(workdir / "curated.jsonl") == []
+    assert f"dropped by {stage}: {reason}: " in explain(workdir, question_id("A?"))
+    assert manifest_of(workdir)["picks"] == {}
+
+
+def test_an_empty_curation_exits_with_2(tmp_path, tokenizer):
+    codes = {}
+    for domain in (None, "Sums"):
+        rows = [{"question": "A?", "domain": domain}]
+        pool = write_lines(tmp_path / f"{domain}.jsonl", rows)
+        workdir = store_traces(tmp_path / f"run {domain}", [trace_of("A?")])
+        config = write_config(tmp_path / "x.py", fields_of([pool], tokenizer))
+        codes[domain] = subprocess.run(
+            [sys.executable, "-m", "s1jax.curate", f"--config={config}", f"--workdir={workdir}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert (codes[None].returncode, codes["Sums"].returncode) == (2, 0)
+    said = codes[None].stderr
+    assert "error: no question is left after domains: see " in said and "Traceback" not in said
+    assert "curated:" in codes["Sums"].stdout and "curated:" not in codes[None].stdout
+
+
+def test_of_a_pool_of_which_nothing_is_left_the_reasons_are_told(tmp_path, tokenizer):
+    held = write_lines(tmp_path / "held.jsonl", [{"question": ask("exam")}])
+    rows = [*[{"question": 3}] * 4, "{", {"question": " "}, {"question": ask("exam")}]
+    pool = write_lines(tmp_path / "pool.jsonl", rows)
+    workdir = store_traces(tmp_path / "run", [trace_of(ask("exam"))])
+    fields = fields_of([pool], tokenizer, pool__evaluation_sets=(str(held),))
+    first, *lines = refusal(make_config(fields), workdir).splitlines()
+    head, _, counts = first.rpartition(": ")
+    assert head == "pool.sources: no question is left"
+    assert counts.startswith("4 wrong type, ") and set(counts.split(", ")) == {
+        *("4 wrong type", "1 not JSON", "1 empty question", "1 8 words of held"),
+    }
+    assert lines == [f"  {pool}: line {n}: question must be a string, not int" for n in (1, 2, 3)]
+    # The control: with one that is left it is a pool.
+    write_lines(pool, [*rows, {"question": "A?", "domain": "Sums"}])
+    fields["distill.model"] = "stored"
+    workdir = store_traces(tmp_path / "again", [trace_of("A?")])
+    assert curate(make_config(fields), workdir) == 0
 
 
 @pytest.mark.parametrize("name", ["curate", "distill"])

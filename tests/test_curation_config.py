@@ -1,5 +1,8 @@
 """What is wrong with the sections of pool, teachers and selection is said all at once."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 from fakes_curate import make_config
 
@@ -8,7 +11,7 @@ from s1jax.curation_config import Curate, Pool, Teacher, check_curation
 from s1jax.types import UserError
 
 GOOD = {"via": "openai", "model": "m", "base_url": "http://localhost:8000/v1"}
-PRICED = {"max_tokens": 100, "input_price": 1.0}
+PRICED = {"max_tokens": 100, "input_price": 1.0, "output_price": 2.0}
 
 
 def problems(section, **values):
@@ -64,12 +67,39 @@ WRONG = [
     ("distill", {"temperature": -0.1}, "distill.temperature=-0.1 must be at least 0"),
     ("distill", {"input_price": float("nan")}, "distill.input_price=nan must be at least 0"),
     ("distill", {"max_cost": -1.0, **PRICED}, "distill.max_cost=-1.0 must be at least 0"),
-    ("distill", {"max_cost": 1.0, "input_price": 1.0}, "distill.max_cost=1.0 needs distill.max_t"),
-    ("distill", {"max_cost": 1.0, "max_tokens": 9}, "distill.max_cost=1.0 needs distill.input_pr"),
+    (
+        "distill",
+        {**PRICED, "max_cost": 1.0, "max_tokens": None},
+        "distill.max_cost=1.0 needs distill.max_tokens: without it",
+    ),
+    *(
+        (
+            "distill",
+            {**PRICED, "max_cost": 1.0, **free},
+            "distill.max_cost=1.0 needs distill.input_price and distill.output_price",
+        )
+        for free in ({"input_price": 0.0}, {"output_price": 0.0})
+    ),
+    ("distill", {"thinking_tokens": -2}, "distill.thinking_tokens=-2 must be at least -1"),
+    (
+        "distill",
+        {"ask_again": ("lenght",)},
+        'distill.ask_again="lenght" is unknown: did you mean "length"?',
+    ),
+    # Good traces are not asked for again.
+    ("distill", {"ask_again": ("error", "stop")}, 'distill.ask_again="stop" is unknown'),
+    *(
+        (
+            "curate",
+            {name: Teacher(samples=2)},
+            f"curate.{name}.samples=2 must be 1: only distill asks for more",
+        )
+        for name in ("first", "second", "judge", "classifier")
+    ),
 ]
 
 
-@pytest.mark.parametrize(("section", "values", "text"), WRONG, ids=[w[2][:40] for w in WRONG])
+@pytest.mark.parametrize(("section", "values", "text"), WRONG, ids=[w[2][:60] for w in WRONG])
 def test_a_wrong_value_is_one_line(section, values, text):
     [problem] = problems(section, **values)
     assert problem.startswith(text)
@@ -85,6 +115,8 @@ def test_a_wrong_value_is_one_line(section, values, text):
         ("distill", GOOD),
         ("distill", {"via": "mini"}),
         ("distill", {"max_cost": 0.0, **PRICED}),
+        ("distill", {"samples": 4, "ask_again": ("length", "blocked", "incomplete", "error")}),
+        *(("distill", {"thinking_tokens": budget}) for budget in (-1, 0, 4096)),
         ("distill", {"temperature": 0.0, "asks_again": 0, "requests_per_minute": 1}),
     ],
 )
@@ -112,6 +144,22 @@ def test_everything_wrong_is_said_at_once():
             field != "distill.via"
         )
     assert any(line.strip().startswith("distill.model is empty") for line in lines)
+
+
+def test_s1s_config_has_a_limit_wherever_money_is_spent():
+    path = Path(__file__).parent.parent / "configs" / "s1k.py"
+    cfg = config.resolve(runpy.run_path(str(path))["get_config"]())
+    teachers = {
+        "distill": cfg.distill,
+        **{name: getattr(cfg.curate, name) for name in ("first", "second", "judge", "classifier")},
+    }
+    paid = {name for name, teacher in teachers.items() if teacher.via == "gemini"}
+    assert paid == {"distill", "judge", "classifier"}
+    for name, teacher in teachers.items():
+        assert (teacher.max_cost is not None) == (name in paid), name
+        assert (teacher.input_price > 0 and teacher.output_price > 0) == (name in paid), name
+        # vLLM refuses more than what its context leaves.
+        assert (teacher.max_tokens is None) == (name not in paid), name
 
 
 def test_an_unknown_field_of_a_teacher_is_named():

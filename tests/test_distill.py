@@ -84,9 +84,8 @@ def rows(workdir: Path) -> dict[str, tuple[str, str | None]]:
 
 def texts(workdir: Path, of: set[str]) -> set[str]:
     """The questions of these ids."""
-    from s1jax.data.store import read_store
-
-    return {text for key, text in read_store(workdir / "traces.db")[0].items() if key in of}
+    with contextlib.closing(sqlite3.connect(workdir / "traces.db")) as db:
+        return {text for key, text in db.execute("SELECT id, question FROM questions") if key in of}
 
 
 # --- The fault run ---
@@ -261,6 +260,59 @@ def test_permanent_errors_are_recorded_and_not_asked_again(tmp_path):
     assert good == [question for question in asked if question not in bad]
 
 
+def test_failed_rows_are_asked_again_on_demand(tmp_path):
+    asked = fakes.questions(6)
+    pool = fakes.write_pool(tmp_path / "pool.jsonl", asked)
+    bad = {asked[1]: "MAX_TOKENS", asked[2]: "SAFETY"}
+    with FakeTeacher(always=bad) as server:
+        values = fakes.fields(server, pool, distill__asks_again=0)
+        _, err = run(values, tmp_path)
+        assert 'failed.jsonl; distill.ask_again=("blocked","length",) asks these again' in err
+        assert "1 try failed: cut at its limit" in err
+        server.always = {}
+        again = values | {"distill.ask_again": ("length",), "distill.max_tokens": 99}
+        _, err = run(again, tmp_path)
+        assert "distill: 1 rows are asked again: length" in err
+        assert [request.question for request in server.log[6:]] == [asked[1]]
+    [failed] = fakes.read(tmp_path / "workdir" / "failed.jsonl")
+    assert (failed["question"], failed["finish"]) == (asked[2], "blocked")
+    found = {row["question"]: row for row in fakes.read(tmp_path / "workdir" / "traces.jsonl")}
+    limits = [json.loads(found[q]["settings"])["max_tokens"] for q in asked if q in found]
+    assert limits == [None, 99, None, None, None]
+
+
+def test_the_export_has_the_samples_of_this_config(tmp_path):
+    pool = fakes.write_pool(tmp_path / "pool.jsonl", fakes.questions(3))
+    with FakeTeacher() as server:
+        for samples, requests in ((3, 9), (1, 9), (2, 9)):
+            out, _ = run(fakes.fields(server, pool, distill__samples=samples), tmp_path)
+            assert len(server.log) == requests
+            found = fakes.read(tmp_path / "workdir" / "traces.jsonl")
+            assert len(found) == 3 * samples
+            assert f"{3 * samples} of {3 * samples}" in out
+            manifest = json.loads((tmp_path / "workdir" / "distill.json").read_text())
+            assert manifest["rows"]["asked"] == manifest["rows"]["good"] == 3 * samples
+
+
+def test_what_replay_does_not_know_is_told(tmp_path):
+    asked = fakes.questions(5)
+    traces = tmp_path / "old.jsonl"
+    lines = [{"question": q, "thinking_trajectories": ["hm"], "attempt": "4"} for q in asked[:3]]
+    traces.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pool = fakes.write_pool(tmp_path / "pool.jsonl", asked)
+    with FakeTeacher() as server:
+        values = fakes.fields(server, pool, distill__via="replay", distill__model=str(traces))
+    out, err = run(values, tmp_path)
+    assert f"2 questions: replay:{traces} has no trace of them" in err
+    assert "3 of 5" in out
+    manifest = json.loads((tmp_path / "workdir" / "distill.json").read_text())
+    assert manifest["cost_of_rows"] is None
+    fakes.write_pool(pool, asked[3:])
+    (tmp_path / "workdir" / "traces.db").unlink()
+    _, err = run(values, tmp_path, 2)
+    assert f"replay:{traces} has no trace of any of the 2 questions" in sentence(err)
+
+
 # --- What ends the run, in one sentence ---
 
 
@@ -276,7 +328,7 @@ def test_a_wrong_key_ends_the_run_and_is_not_told(tmp_path):
     pool = fakes.write_pool(tmp_path / "pool.jsonl", fakes.questions(40))
     with FakeTeacher() as server:
         _, err = run(fakes.fields(server, pool), tmp_path, 2, key="AIza-wrong-one")
-    assert "refuses the key in GEMINI_API_KEY or GOOGLE_API_KEY" in sentence(err)
+    assert "refuses the key in GEMINI_API_KEY" in sentence(err)
     assert "API key expired" in err
     assert "AIza-wrong-one" not in err
     assert rows(tmp_path / "workdir") == {}
@@ -287,7 +339,11 @@ def test_a_forbidden_request_ends_the_run(tmp_path):
     pool = fakes.write_pool(tmp_path / "pool.jsonl", asked)
     with FakeTeacher(always=dict.fromkeys(asked, "403")) as server:
         _, err = run(fakes.fields(server, pool), tmp_path, 2)
-    assert "refuses the key in GEMINI_API_KEY or GOOGLE_API_KEY: HTTP 403" in sentence(err)
+    said = (
+        "10 questions in a row were refused: HTTP 403: An error, 403. (asked with the key in GEMINI"
+    )
+    assert said in sentence(err)
+    assert rows(tmp_path / "workdir") == {}
 
 
 def test_without_a_key_nothing_is_asked(tmp_path):
@@ -304,7 +360,7 @@ def test_ten_refusals_at_first_end_the_run_and_record_nothing(tmp_path):
     with FakeTeacher(always=dict.fromkeys(asked, "400")) as server:
         _, err = run(fakes.fields(server, pool, distill__concurrency=4), tmp_path, 2)
         assert len(server.log) < 20
-    assert "the first 10 questions were all refused: HTTP 400: An error, 400." in sentence(err)
+    assert "10 questions in a row were refused: HTTP 400: An error, 400." in sentence(err)
     assert rows(tmp_path / "workdir") == {}
 
 
@@ -442,7 +498,8 @@ def test_the_cap_is_never_passed(tmp_path):
             process.communicate()
         for _ in range(2):  # the second finds nothing to spend
             _, err = finish(start(config, tmp_path / "workdir"), 2)
-            assert "of the $15 are spent, and the next request may cost $" in sentence(err)
+            said = "of this teacher's $15 are spent, and the next request may cost $"
+            assert said in sentence(err)
             charged = server.dollars
         assert cap * 0.6 < charged <= cap
         assert charged == server.dollars

@@ -52,12 +52,13 @@ def test_the_table_has_the_61_subjects_in_order():
 
 def test_the_prompt_holds_the_question_as_it_is_and_every_subject_once():
     question = "Let {x} be 50%.\n\n## Question\nWhat is \\(x\\)?"
-    prompt = user_prompt(question)
-    assert prompt.startswith(f"## Question\n{question}\n\n## Classification rubrics\n### ")
+    assert user_prompt(question) == f"## Question\n{question}"
+    prompt = system_prompt()
+    assert prompt.count("## Classification rubrics\n### ") == 1
     for subject in SUBJECTS:
         heading = f"### {subject.title}\n* Code: {subject.code}\n* Topics: {subject.words}"
         assert prompt.count(heading) == 1
-    assert "two-digit code" in system_prompt()
+    assert "two-digit code" in prompt
 
 
 @pytest.mark.parametrize("code", ["03", "11", "51", "97"])

@@ -2,16 +2,23 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from s1jax import config, mini
+from s1jax.curate import curate
 from s1jax.curation import clean_pool
 from s1jax.curation_config import Pool, Teacher
 from s1jax.data.asked import Passing, Prompt, Refused
 from s1jax.data.quality import quality_problem
+from s1jax.data.select import LIKE_BENCHMARKS, UNIFORM, WEIGHTED
+from s1jax.distill import distill
 from s1jax.mini.pool import HELD_OUT, QUESTIONS, Program, held_out, pool
 from s1jax.mini.tasks import verify
 from s1jax.types import Trace, question_id
@@ -71,8 +78,11 @@ def test_the_questions_and_their_answers():
         assert question.difficulty == sum(map(str.isdigit, plain(question.question)))
         assert question.source_type.startswith("mini/") and question.domain
     assert not any(verify(plain(q.question), q.answer + "1") for q in questions)  # the control
-    kinds = {(q.source_type, q.domain) for q in questions}
-    assert len(kinds) == 3
+    assert {(q.source_type, q.domain) for q in questions} == {
+        ("mini/sum", "Arithmetic"),
+        ("mini/factor", "Arithmetic"),
+        ("mini/order", "Computer science"),
+    }
     assert [q.place for q in questions[:2]] == [f"mini: question {n} (from 0)" for n in (0, 1)]
 
 
@@ -96,6 +106,20 @@ def test_curation_catches_what_is_planted_and_nothing_else():
     unheld = clean_pool(Pool(sources=("mini",)), seed=42)
     leaked = [n for n, why in bad.items() if why == ["leak"]]
     assert leaked and all(questions[n] in unheld.questions for n in leaked)
+
+
+def test_every_draw_of_the_selection_happens_in_its_curation(tmp_path):
+    """The benchmarks' domain is not emptied by what is taken at once."""
+    path = Path(__file__).parent.parent / "configs" / "mini.py"
+    made = runpy.run_path(str(path))["get_config"]()
+    made.curate.tokenizer = str(mini.build(tmp_path / "world").model)
+    cfg = config.resolve(made)
+    assert distill(cfg, tmp_path) == 0 and curate(cfg, tmp_path) == 0
+    manifest = json.loads((tmp_path / "curate.json").read_text())
+    assert set(manifest["picks"]) == {LIKE_BENCHMARKS, UNIFORM, WEIGHTED}
+    assert sum(manifest["picks"].values()) == cfg.curate.size == 400
+    assert manifest["picks"][WEIGHTED] == cfg.curate.size - cfg.curate.uniform_until
+    assert set(manifest["domains"]) == {"Arithmetic", "Computer science"}
 
 
 def replies(seed=0, sample=0, count=QUESTIONS):

@@ -4,6 +4,7 @@ The hub is a dict of real `datasets.Dataset`s behind `load_dataset`: there is no
 """
 
 import json
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -119,12 +120,15 @@ BAD = {  # the line, its reason, words of the detail
     "true": (b'{"question": "a", "answer": true}', "wrong type", "answer must be a string"),
     "not a number": (b'{"question": "a", "answer": NaN}', "wrong type", "not float"),
     "a solution": (b'{"question": "a", "solution": {}}', "wrong type", "solution must be"),
-    "a domain": (b'{"question": "a", "domain": 3}', "wrong type", "domain must be"),
     "a cot_type": (b'{"question": "a", "cot_type": 3}', "wrong type", "cot_type must be"),
     "a source": (b'{"question": "a", "source": ["x"]}', "wrong type", "source must be"),
-    "a difficulty": (b'{"question": "a", "difficulty": "hard"}', "wrong type", "not 'hard'"),
-    "an endless one": (b'{"question": "a", "difficulty": 1e999}', "wrong type", "not inf"),
     "half a pair": (b'{"question": "a\\ud800"}', "half a surrogate", "question holds half"),
+    # Its detail must be text: the token that holds it is not named.
+    "half in a token": (
+        '{"question": "Say <｜\\ud800｜> now"}'.encode(),
+        "half a surrogate",
+        "question holds half of a surrogate pair, no text",
+    ),
     "half in a solution": (
         b'{"question": "a", "solution": "\\udc00"}',
         "half a surrogate",
@@ -166,6 +170,39 @@ def test_all_bad_rows_together_are_counted(tmp_path):
     (source,) = read(str(path))
     assert len(source.questions) == len(BAD)
     assert Counter(bad.reason for bad in source.set_aside) == Counter(r for _, r, _ in BAD.values())
+
+
+@pytest.mark.parametrize(
+    ("columns", "metadata"),
+    [
+        ('"difficulty": "hard"', {"difficulty": "hard"}),
+        ('"difficulty": true', {"difficulty": True}),
+        ('"difficulty": NaN', {"difficulty": float("nan")}),
+        ('"difficulty": -1e999', {"difficulty": float("-inf")}),
+        (f'"difficulty": 1{"0" * 400}', {"difficulty": 10**400}),
+        ('"domain": ["Sums", "Sets"]', {"domain": ["Sums", "Sets"]}),
+        ('"domain": 3, "difficulty": {}', {"difficulty": {}, "domain": 3}),
+    ],
+    ids=["a string", "true", "nan", "endless", "a huge number", "domains", "both"],
+)
+def test_what_is_of_no_use_stays_in_the_metadata(tmp_path, columns, metadata):
+    path = tmp_path / "x.jsonl"
+    useful = '{"question": "b", "difficulty": 2, "domain": "Sums"}'
+    path.write_text(f'{{"question": "a", {columns}}}\n{useful}\n')
+    (source,) = read(str(path))
+    assert not source.set_aside
+    bad, good = source.questions
+    assert (bad.difficulty, bad.domain) == (None, None)
+    assert repr(json.loads(bad.metadata)) == repr(metadata)  # nan is not equal to itself
+    # The control: what is of use is there, and not in the metadata.
+    assert (good.difficulty, good.domain, good.metadata) == (2.0, "Sums", "{}")
+
+
+def test_a_solution_that_is_a_number_is_text(tmp_path):
+    rows = [{"question": "a", "solution": 4}, {"question": "b", "solution": 0.5, "answer": 7}]
+    (source,) = read(jsonl(tmp_path / "x.jsonl", rows))
+    assert [(q.solution, q.answer) for q in source.questions] == [("4", None), ("0.5", "7")]
+    assert not source.set_aside
 
 
 @pytest.mark.parametrize(
@@ -295,6 +332,7 @@ def test_the_questions_of_evaluation_sets(tmp_path, shared):
         (b"[]", "line 2: must be an object with a question, not list"),
         (b'{"text": "a"}', "line 2: has no column question or problem or prompt"),
         (b'{"problem": 3}', "line 2: problem must be a string, not int"),
+        (b'{"problem": "a\\udc00"}', "line 2: problem holds half of a surrogate pair, no text"),
     ],
 )
 def test_a_bad_row_of_an_evaluation_set_is_an_error(tmp_path, line, words):
@@ -375,6 +413,18 @@ def all_of_s1():
     return sets
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """A machine that knows of no failure yet; as it was before when the test is over."""
+    import datasets
+    import huggingface_hub
+
+    switches = (datasets.config, huggingface_hub.constants)
+    for switch in switches:
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
+    return lambda: [switch.HF_HUB_OFFLINE for switch in switches]
+
+
 def test_all_sources_of_s1_from_the_hub(monkeypatch):
     fake = hub(monkeypatch, all_of_s1())
     sources = read("s1")
@@ -395,7 +445,7 @@ def test_all_sources_of_s1_from_the_hub(monkeypatch):
     assert read("GPQA", seed=3)[0].questions != by_name["GPQA"]
 
 
-def test_each_source_that_cannot_be_loaded_has_its_line(monkeypatch):
+def test_each_source_that_cannot_be_loaded_has_its_line(monkeypatch, offline):
     sets = all_of_s1()
     del sets["simplescaling/openaimath"], sets["Idavidrein/gpqa gpqa_diamond"]
     hub(monkeypatch, sets)
@@ -407,6 +457,92 @@ def test_each_source_that_cannot_be_loaded_has_its_line(monkeypatch):
         "  GPQA: Idavidrein/gpqa gpqa_diamond cannot be loaded from the hub: Couldn't reach"
         " 'Idavidrein/gpqa gpqa_diamond' on the Hub",
     ]
+
+
+def test_a_hub_that_cannot_be_reached_is_not_tried_again(monkeypatch, offline):
+    hub(monkeypatch, all_of_s1())
+    read("AIME", "MATH")
+    assert offline() == [False, False]
+    with pytest.raises(UserError, match="o/none cannot be loaded"):
+        read_questions("o/none")  # a ConnectionError
+    assert offline() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "tried_no_more"),
+    [
+        (ConnectionError("reset"), True),
+        (OSError("Cannot connect to host huggingface.co:443"), True),
+        (FileNotFoundError("there is no such data set"), False),
+        (ValueError("Couldn't connect the columns"), False),
+    ],
+    ids=["connection", "connect", "no set", "no fault of the network"],
+)
+@pytest.mark.parametrize("caused", [False, True])
+def test_only_a_connection_that_fails_ends_the_tries(
+    monkeypatch, offline, error, tried_no_more, caused
+):
+    def load(*_, **__):
+        if not caused:
+            raise error
+        raise RuntimeError("it cannot be had") from error
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert "cannot be loaded from the hub" in refusal("MATH")
+    assert offline() == [tried_no_more] * 2
+
+
+def test_the_retries_of_the_hub_are_no_news(monkeypatch):
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    try:
+        logger.setLevel(logging.WARNING)
+        hub(monkeypatch, all_of_s1())
+        read("MATH")
+        assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+        assert logger.isEnabledFor(logging.ERROR)
+    finally:
+        logger.setLevel(before)
+
+
+COMMIT = "0f1e" * 10
+
+
+def test_a_source_is_read_at_the_commit_that_is_pinned(monkeypatch):
+    sets = all_of_s1()
+    files = [key for key in sets if key.startswith("hf://datasets/livecodebench/")]
+    assert len(files) == 3
+    for key in files:
+        hub_id = "livecodebench/code_generation_lite"
+        sets[key.replace(hub_id, f"{hub_id}@{COMMIT}")] = sets[key]
+    fake = hub(monkeypatch, sets)
+    names = ("MATH", "AGIEval", "LiveCodeBench", "GPQA", "NuminaMath", "AIME")
+    plain = read(*names)
+    revisions = {path: revision for path, _, revision, _ in fake.asked}
+    assert {path: at for path, at in revisions.items() if at} == {
+        "baber/agieval": "refs/convert/parquet"
+    }
+    fake.asked.clear()
+    for key in files:  # by what is newest there is nothing
+        del sets[key]
+    pins = tuple(f"{name}={COMMIT}" for name in names[:-1])
+    assert read(*names, revisions=pins) == plain
+    at_pin = {path: {r for p, _, r, _ in fake.asked if p == path} for path, *_ in fake.asked}
+    assert at_pin == {path: {COMMIT} for path in revisions} | {
+        "json": {None},  # the commit is in the file's name
+        "simplescaling/numinamath_500": {None},  # a list of NuminaMath, but another data set
+        "qq8933/AIME_1983_2024": {None},  # not pinned
+    }
+
+
+@pytest.mark.parametrize("pin", ["MATHS=0f1e", "MATH=", "MATH", "=0f1e", "s1=0f1e", "x.jsonl=0f1e"])
+def test_a_pin_of_no_source_is_refused_before_anything_is_read(monkeypatch, pin):
+    fake = hub(monkeypatch, all_of_s1())
+    name, _, revision = pin.partition("=")
+    message = refusal("MATH", revisions=("AIME=0f1e", pin))
+    assert message.startswith(f'pool.revisions="{name}={revision}" must be SOURCE=COMMIT')
+    assert "\n" not in message
+    assert not fake.asked
 
 
 def test_without_a_network_each_says_so_in_a_line():  # conftest switches the hub off
@@ -438,7 +574,7 @@ def test_rows_of_the_hub_that_are_none(monkeypatch):
     assert "KeyError: 'Answer'" in message
 
 
-def test_an_evaluation_set_of_the_hub(monkeypatch):
+def test_an_evaluation_set_of_the_hub(monkeypatch, offline):
     rows = [{"problem": "a", "Question": None}, {"problem": None, "Question": "b"}]
     both = {"train": [{"problem": "t"}], "test": rows}
     sets = {"o/both": both, "o/one": {"train": rows}, "o/gpqa diamond": {"train": rows}}

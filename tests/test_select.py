@@ -25,6 +25,7 @@ from s1jax.data.select import (
     WEIGHTED,
     benchmark_weights,
     geometric_rank,
+    is_of,
     like_benchmarks,
     select,
 )
@@ -238,11 +239,40 @@ def test_paper_differs_only_once_there_are_700():
 # What is taken at once.
 
 
+@pytest.mark.parametrize(
+    ("source", "part", "wanted"),
+    [
+        (AIME, "aime", True),
+        ("AIME/1983", "aime", True),
+        ("aime24", "AIME", True),
+        ("AIME_1983", "aime", True),
+        ("my aime", "aime", True),
+        ("claimed", "aime", False),
+        ("aimed", "aime", False),
+        ("AIMEs", "aime", False),
+        ("xAIME", "aime", False),
+        ("claimed/AIME", "aime", True),  # the second one is
+        (GPQA, "gpqa", True),
+        ("Idavidrein/gpqa_extended", "gpqa", True),
+        (MATH, "openaimath", True),
+        (MATH, "math", False),
+        ("mini/factor", "mini/factor", True),
+        ("mini/factors", "mini/factor", False),
+        ("gpqa", "g.qa", False),  # no pattern
+        ("a.b/c++", "b/c++", True),
+        ("", "aime", False),
+    ],
+)
+def test_a_source_is_known_by_whole_words(source, part, wanted):
+    assert is_of(source, part) is wanted
+    assert is_of(source.swapcase(), part.swapcase()) is wanted
+
+
 ALWAYS = {GPQA, AIME, "AIME/1983", "GPQA-extended"}
 IF_LONG = {MATH, "simplescaling/OpenAIMath"}
 TABLE = [
     (candidate(f"{source} {solved} {tokens}", tokens=tokens, source=source, solved=solved), taken)
-    for source in sorted(ALWAYS | IF_LONG | {FORUM, "", "gp-qa"})
+    for source in sorted(ALWAYS | IF_LONG | {FORUM, "", "gp-qa", "claimed", "not-openaimaths"})
     for solved in (True, False, None)
     for tokens in (10, 5600, 5601, 9000)
     for taken in [solved is True and (source in ALWAYS or (source in IF_LONG and tokens > 5600))]

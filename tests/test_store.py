@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ traces = st.builds(
     prompt_tokens=numbers,
     thinking_tokens=numbers,
     answer_tokens=numbers,
-    cost=st.floats(0, 1e6),
+    cost=st.none() | st.floats(0, 1e6),
     tries=st.integers(1, 99),
     time_s=st.floats(0, 1e6),
     asked_at=st.floats(0, 1e10),
@@ -245,10 +246,57 @@ def test_reading_gives_the_good_rows_and_changes_nothing(path):
     with TraceStore(path) as store:
         store.add([ROW, bad])
         store.name_questions({"q1": "What?"})
-        assert read_store(path) == ({"q1": "What?"}, [ROW])  # while it is being written
+        assert list(read_store(path)) == [ROW]  # while it is being written
     before = path.read_bytes()
-    assert read_store(path) == ({"q1": "What?"}, [ROW])
+    assert list(read_store(path)) == [ROW]
     assert path.read_bytes() == before
+
+
+def test_of_several_teachers_one_is_named(path):
+    roles = [replace(ROW, teacher=f"{role} x") for role in ("first", "second", "judge")]
+    other = replace(ROW, teacher="gemini:b c", answer="5")
+    with TraceStore(path) as store:
+        store.add([ROW, *roles])
+        assert list(read_store(path)) == [ROW]  # no attempt, no verdict
+        store.add([other])
+    with pytest.raises(UserError) as caught:
+        list(read_store(path))
+    assert str(caught.value) == (
+        f"{path} has traces of gemini:b c, t: choose with a name after the file's, as in"
+        f' distill.model="{path}#gemini:b c"'
+    )
+    assert list(read_store(path, "gemini:b c")) == [other]
+    assert list(read_store(path, "first x")) == roles[:1]
+    with pytest.raises(UserError, match='no traces of "u", but of first x, gemini:b c, judge x'):
+        list(read_store(path, "u"))
+
+
+def test_attempts_alone_are_no_traces(path):
+    with TraceStore(path) as store:
+        store.add([replace(ROW, teacher="second x")])
+    with pytest.raises(UserError, match="has traces of no teacher"):
+        list(read_store(path))
+
+
+def test_reading_needs_no_memory_for_all(path):
+    with TraceStore(path) as store:
+        store.add([replace(ROW, question_id=f"{n}", thinking="x" * 1_000_000) for n in range(50)])
+    tracemalloc.start()
+    assert sum(len(trace.thinking) for trace in read_store(path)) == 50_000_000
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_what_is_forgotten_is_gone_with_its_length(path):
+    rows = [replace(ROW, sample=n, finish=f) for n, f in enumerate(("stop", "length", "error"))]
+    with TraceStore(path) as store:
+        store.add([*rows, replace(rows[1], teacher="u")])
+        store.add_lengths("t", "tok", {key_of(row): 5 for row in rows})
+        assert store.forget("t", ("length", "blocked")) == 1
+        assert set(store.traces("t").values()) == {rows[0], rows[2]}
+        assert set(store.lengths("t", "tok")) == {("q1", 0), ("q1", 2)}
+        assert len(store.traces("u")) == 1
+        assert store.forget("t", ("length",)) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk" * 2000])
@@ -256,5 +304,6 @@ def test_what_cannot_be_read_is_told(tmp_path, content: Any):
     path = tmp_path / "x.db"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.db: "):
-        read_store(path)
+    what = "there is no such file" if content is None else "is no store of traces, as s1jax.distill"
+    with pytest.raises(UserError, match=rf"x\.db: {what}"):
+        list(read_store(path))

@@ -17,9 +17,21 @@ from fakes_train import write_world
 from s1jax import generate, mesh
 from s1jax.curation import open_teacher
 from s1jax.curation_config import Teacher
-from s1jax.data.asked import Asked, Failed, Passing, Prompt, Refused, Reply, Unknown, key_of, said
+from s1jax.data.asked import (
+    ROLES,
+    Asked,
+    Failed,
+    Passing,
+    Prompt,
+    Refused,
+    Reply,
+    Unknown,
+    delay_of,
+    key_of,
+    said,
+)
 from s1jax.data.store import TraceStore
-from s1jax.data.teachers import Gemini, OpenAI, Replay, delay_of
+from s1jax.data.teachers import Gemini, OpenAI, Replay
 from s1jax.local import Local
 from s1jax.mini.pool import Program, pool
 from s1jax.types import Trace, UserError, question_id
@@ -81,6 +93,7 @@ def test_gemini_tells_thoughts_from_the_answer(kind):
         prompt_tokens=9,
         thinking_tokens=60,
         answer_tokens=20,
+        written_tokens=80,
     )
 
 
@@ -126,6 +139,7 @@ def test_gemini_says_how_it_ended(kind, expected):
         ("reset halfway", Passing, None, True),
         ("truncated", Passing, None, True),
         ("400", Refused, None, False),
+        ("403", Refused, None, False),
         ("blocked prompt", Refused, None, True),
     ],
 )
@@ -153,15 +167,72 @@ def test_keys_in_messages_are_blacked_out(make):
 
 
 def test_what_is_wrong_for_all_prompts_is_the_users():
-    for kind in ("401", "403"):
-        for make in (gemini, openai):
-            reply = reply_of(kind, make)
-            assert isinstance(reply, UserError)
-            assert "refuses the key" in str(reply)
+    for make, name in ((gemini, "GEMINI_API_KEY"), (openai, "OPENAI_API_KEY")):
+        reply = reply_of("401", make)
+        assert isinstance(reply, UserError)
+        assert f"refuses the key in {name}: HTTP 401" in str(reply)
+        # It may be the region, or the question.
+        assert str(reply_of("403", make)).endswith(f" (asked with the key in {name})")
     for make in (gemini, openai):
         reply = reply_of("good", make, model="missing")
         assert "knows no such model or path" in str(reply)
     assert "wants to be paid" in str(reply_of("402", openai))
+
+
+def test_messages_name_who_was_asked():
+    """One model may be teacher and judge."""
+    with FakeTeacher(always={QUESTION: "401"}) as server:
+        for make in (gemini, openai):
+            teacher = make(server)
+            teacher.name = f"judge {teacher.name}"
+            [error] = ask(teacher, QUESTION)
+            assert str(error).startswith(f"judge {'gemini' if make is gemini else 'openai'}:")
+
+
+@pytest.mark.parametrize("make", [gemini, openai])
+@pytest.mark.parametrize("where", ["closed port", "no such name", "no TLS", "no address"])
+def test_what_was_not_sent_is_not_charged(where, make):
+    with FakeTeacher() as server, fakes.closed_port() as closed:
+        port = server.server_address[1]
+        url = {
+            "closed port": closed,
+            "no such name": "http://no-such-host.invalid",
+            "no TLS": f"https://127.0.0.1:{port}",
+            "no address": "http://127.0.0.1:99999999",
+        }[where]
+        server.errors.clear()
+        # google-genai's own client takes no such address: it raises something else.
+        [error] = ask(make(server, base_url=url, timeout_s=5.0), QUESTION)
+        assert isinstance(error, Passing)
+        assert not error.charged, error
+        assert not server.log
+        [reset] = ask(make(server, timeout_s=5.0), QUESTION)  # the control: it was sent
+        assert isinstance(reset, Reply)
+
+
+@pytest.mark.parametrize("make", [gemini, openai])
+def test_proxies_of_the_environment_are_used(make, monkeypatch):
+    with FakeTeacher() as server, fakes.closed_port() as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        [error] = ask(make(server), QUESTION)
+        assert "ClientProxyConnectionError" in str(error)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert isinstance(ask(make(server), QUESTION)[0], Reply)
+
+
+def test_a_key_is_stronger_than_netrc(monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("default login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with FakeTeacher() as server:
+        assert isinstance(ask(openai(server), QUESTION)[0], Reply)
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+        with pytest.raises(UserError, match="http_proxy in the environment must begin with"):
+            openai(server)
 
 
 def test_the_thinking_model_of_s1s_time_says_it_in_two_parts():
@@ -179,7 +250,7 @@ def test_the_thinking_model_of_s1s_time_says_it_in_two_parts():
 
 
 @pytest.mark.parametrize(
-    "kind", ["good", "reasoning", "tags", "no opening tag", "duplicate answers"]
+    "kind", ["good", "reasoning", "tags", "no opening tag", "duplicate answers", "parts", "nested"]
 )
 def test_thinking_is_found_wherever_a_server_puts_it(kind):
     assert reply_of(kind, openai) == Reply(
@@ -190,7 +261,23 @@ def test_thinking_is_found_wherever_a_server_puts_it(kind):
         prompt_tokens=9,
         thinking_tokens=60,
         answer_tokens=20,
+        written_tokens=80,
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [
+        ("good", (60, 20, 80)),
+        ("no details", (None, None, 80)),  # of the thinking nobody says how much it is
+        ("none by details", (None, None, 80)),
+        ("no details, no thinking", (None, 80, 80)),
+        ("usage is text", (None, None, None)),
+    ],
+)
+def test_tokens_are_those_that_were_counted(kind, counts):
+    reply = reply_of(kind, openai)
+    assert (reply.thinking_tokens, reply.answer_tokens, reply.written_tokens) == counts
 
 
 @pytest.mark.parametrize(
@@ -239,11 +326,15 @@ def test_a_server_is_asked_as_configured():
 
 def test_openais_key_is_for_openai(monkeypatch):
     """A key that is not named for a server is not sent there: it is somebody else's."""
-    assert key_of(Teacher(via="openai", model="m", base_url="https://api.openai.com/v1"))
+    own = Teacher(via="openai", model="m", base_url="https://api.openai.com/v1")
+    assert key_of(own)
     with FakeTeacher() as server:
         [refused] = ask(openai(server, key_variable=None), QUESTION)
         assert isinstance(refused, UserError)
         assert "openai:r1 wants a key; name its key_variable: HTTP 40" in str(refused)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set: openai:m needs a key"):
+        key_of(own)
     monkeypatch.setattr(fakes, "KEY", "")  # the server's: it expects none
     with FakeTeacher() as server:
         assert ask(openai(server, key_variable=None), QUESTION)[0].finish == "stop"
@@ -346,6 +437,22 @@ def test_replay_of_another_workdir(tmp_path):
         Replay(Teacher(via="replay", model=str(tmp_path / "none.db")))
 
 
+def test_replay_takes_no_attempt_for_a_trace(tmp_path):
+    path = tmp_path / "traces.db"
+    one = Trace(question_id(QUESTION), "gemini:a#b", 0, "hm", "4", "stop")
+    with TraceStore(path) as store:
+        store.add([one, *(replace(one, teacher=f"{role} x", answer="no") for role in ROLES)])
+    [reply] = ask(Replay(Teacher(via="replay", model=str(path))), QUESTION)
+    assert reply.answer == "4"
+    with TraceStore(path) as store:
+        store.add([replace(one, teacher="openai:c", answer="5")])
+    with pytest.raises(UserError, match=r'traces.db#gemini:a#b"'):
+        Replay(Teacher(via="replay", model=str(path)))
+    for name, answer in (("gemini:a#b", "4"), ("openai:c", "5")):
+        teacher = Replay(Teacher(via="replay", model=f"{path}#{name}"))
+        assert ask(teacher, QUESTION)[0].answer == answer
+
+
 # --- The program ---
 
 
@@ -424,6 +531,28 @@ def test_a_prompt_beyond_the_context_is_refused_alone(model, one_device):
     short, long = ask(local(model), "What?", "What? " * 600)
     assert isinstance(short, Reply)
     assert isinstance(long, Refused)
+    assert long.certain  # of ten such in a row the next may still be answered
+
+
+def test_settings_of_a_local_model_are_what_decides_about_its_answers(model):
+    """All of decode but how the work is divided."""
+    settings = local(model).settings
+    for field, value in {
+        "decode.force_string": "So:",
+        "decode.thinking_top_k": 3,
+        "decode.strict": True,
+        "decode.prompt_tokens": 100,
+        "model.compute_dtype": "bfloat16",
+        "seed": 7,
+    }.items():
+        changed = local(model, **{field.replace(".", "__"): value}).settings
+        assert {key for key in settings if settings[key] != changed[key]} == {field}
+    for field, value in {
+        "decode.batch_size": 3,
+        "decode.segment_steps": 16,
+        "decode.order": "longest",
+    }.items():
+        assert local(model, **{field.replace(".", "__"): value}).settings == settings
 
 
 def test_fewer_prompts_than_devices(model):

@@ -3,18 +3,31 @@
 No teacher retries: it says what kind of failure it saw, and `collect.py` decides.
 """
 
+import contextlib
 import os
+import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from s1jax.curation_config import Teacher
 from s1jax.types import UserError
 
+# What the names of those whom curation asks begin with, a space after it: their rows lie in the
+# same store, and are no traces of a teacher.
+ROLES = ("first", "second", "judge", "classifier")
 OPENAI_HOST = "api.openai.com"
+PASSING = (408, 409, 425, 429)  # HTTP, with all from 500 on: may be answered when asked again
+FREE = (409, 425, 429, 500, 503, 529)  # of these: the model was not asked, nothing is charged
 _KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_STATUS = re.compile(r"HTTP \d{3}\b")
+# What differs from one failure of a kind to the next: ids, addresses, times.
+_VARYING = re.compile(r"\b(?=[\w.:-]*\d)[\w.:-]*\w")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Reply:
     prompt_tokens: int | None = None
     thinking_tokens: int | None = None
     answer_tokens: int | None = None
+    written_tokens: int | None = None  # thinking and answer together, as they are charged
 
 
 class Failed(Exception):
@@ -59,11 +73,14 @@ class Passing(Failed):
 
 
 class Refused(Failed):
-    """This prompt will never be answered."""
+    """This prompt will never be answered; `certain`: and no other is refused for the same reason.
 
-    def __init__(self, text: str, charged: bool = False):
+    Where it is not certain it may be the request that is wrong, or the key.
+    """
+
+    def __init__(self, text: str, charged: bool = False, certain: bool = False):
         super().__init__(text)
-        self.charged = charged
+        self.charged, self.certain = charged, certain
 
 
 class Unknown(Failed):
@@ -90,6 +107,11 @@ def name_of(cfg: Teacher) -> str:
     return f"{cfg.via}:{cfg.model}" if cfg.model else cfg.via
 
 
+def is_role(name: str) -> bool:
+    """Whether a name of rows is of somebody whom curation asks."""
+    return name.partition(" ")[0] in ROLES
+
+
 def settings_of(cfg: Teacher) -> dict[str, Any]:
     """What decides about its answers; a server may move and a limit of requests may change."""
     names = ("via", "model", "temperature", "max_tokens", "thinking_tokens")
@@ -108,17 +130,22 @@ def key_names(cfg: Teacher) -> tuple[str, ...]:
     return _KEYS.get(cfg.via, ())
 
 
+def key_name(cfg: Teacher) -> str | None:
+    """The one of them that is used; None if none is set."""
+    return next((name for name in key_names(cfg) if os.environ.get(name)), None)
+
+
 def key_of(cfg: Teacher) -> str | None:
     """The key out of the environment; nowhere else is it read, and nowhere is it written."""
-    names = key_names(cfg)
-    key = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if key is None and (cfg.key_variable or cfg.via == "gemini"):
+    names, used = key_names(cfg), key_name(cfg)
+    key = os.environ[used] if used else None
+    if key is None and names:
         raise UserError(
             f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} not set: {name_of(cfg)}"
             " needs a key in the environment"
         )
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise UserError(f"the key in {' or '.join(names)} holds characters that no key has")
+        raise UserError(f"the key in {used} holds characters that no key has")
     return key
 
 
@@ -128,3 +155,58 @@ def said(text: object, key: str | None) -> str:
     if key:
         line = line.replace(key, "[key]")
     return line if len(line) <= 400 else line[:400] + "..."
+
+
+def kind_of(failure: str) -> str:
+    """A failure without what differs from one to the next: ids and numbers, but for HTTP's."""
+    status = _STATUS.match(failure)
+    start = status[0] if status else ""
+    return start + _VARYING.sub("#", failure[len(start) :])
+
+
+# --- What an HTTP error means ---
+
+
+def http_error(
+    name: str, cfg: Teacher, code: int, text: str, headers: Mapping[str, str], body: Any
+) -> Exception:
+    """What to raise: Passing, Refused, or UserError where every prompt would fail alike."""
+    if code in PASSING or code >= 500:
+        return Passing(text, delay_of(headers, body), charged=code not in FREE)
+    key = key_name(cfg)
+    if code == 401 or "API_KEY_INVALID" in str(body):
+        what = f"refuses the key in {key}" if key else "wants a key; name its key_variable"
+        return UserError(f"{name} {what}: {text}")
+    if code == 402:
+        return UserError(f"{name} wants to be paid: {text}")
+    if code == 403:  # of the key, of the region, or of this question: some servers censor so
+        return Refused(
+            f"{text} ({f'asked with the key in {key}' if key else 'asked without a key'})"
+        )
+    if code == 404:
+        where = cfg.base_url or "its provider"
+        return UserError(f"{name}: {where} knows no such model or path: {text}")
+    return Refused(text)
+
+
+def delay_of(headers: Mapping[str, str], body: Any) -> float | None:
+    """Seconds that the server asks to wait: Retry-After, seconds or a date, or Google's RetryInfo.
+
+    The longest of them; None if there is none.
+    """
+    given = {name.lower(): value.strip() for name, value in headers.items()}
+    after, exact = given.get("retry-after", ""), given.get("retry-after-ms", "")
+    waits = [float(after)] if _NUMBER.fullmatch(after) else []
+    waits += [float(exact) / 1000] if _NUMBER.fullmatch(exact) else []
+    if after and not waits:
+        with contextlib.suppress(ValueError):
+            until = parsedate_to_datetime(after)
+            waits.append(max(0.0, until.timestamp() - time.time()))
+    body = body[0] if isinstance(body, list) and body else body
+    error = body.get("error") if isinstance(body, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        delay = str(detail.get("retryDelay", "")) if isinstance(detail, dict) else ""
+        if delay.endswith("s") and _NUMBER.fullmatch(delay[:-1]):
+            waits.append(float(delay[:-1]))
+    return max(waits, default=None)

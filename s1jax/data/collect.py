@@ -2,9 +2,10 @@
 
 What fails on its way (a busy server, a broken connection, half a reply) is asked again after a
 wait that grows, with jitter, and never shorter than the server asks for; if it keeps failing it
-gets no row, so that the next run asks it. What the server says no to gets a row that says so and
-is not asked again. A reply that is cut, blocked or without thinking is asked again a few times:
-where sampling is random another may be whole; the last one is recorded as it is.
+gets no row, so that the next run asks it. What the server says no to gets a row that says so, once
+somebody else is answered, and is not asked again. A reply that is cut, blocked or without thinking
+is asked again a few times: where sampling is random another may be whole; the last one is recorded
+as it is.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s1jax.curation_config import Teacher
-from s1jax.data.asked import Asked, Failed, Passing, Prompt, Refused, Reply, Unknown
+from s1jax.data.asked import Asked, Failed, Passing, Prompt, Refused, Reply, Unknown, kind_of
 from s1jax.data.limits import Over, Pace, Purse
 from s1jax.data.store import TraceStore
-from s1jax.progress import Progress, format_seconds
+from s1jax.progress import Progress, format_seconds, say
 from s1jax.types import Trace, UserError
 
 LONGEST_WAIT_S = 60.0  # between tries, unless the server asks for more
@@ -29,7 +30,8 @@ GRACE_S = 20.0  # for answers under way when the process is asked to end
 _AT_ONCE = 4096  # prompts given together to a teacher that wants many
 _GIVE_UP = 3  # times the concurrency: so many prompts failed in a row, the server is not there
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_REFUSALS = 10  # the first ones, all of them: it is the request that is wrong, not the question
+_REFUSALS = 10  # without an answer between them: the request is wrong, or the key, no question
+_KINDS_TOLD, _KINDS = 5, 50  # kinds of failures: told when they are met first, counted apart
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Counts:
     unanswered: int = 0  # failed on their way to the last try
     unknown: int = 0  # the teacher has nothing to say to
     cost: float = 0.0  # dollars, failed tries included
-    failures: Counter[str] = field(default_factory=Counter)  # tries that brought nothing, by why
+    failures: Counter[str] = field(default_factory=Counter)  # tries that brought nothing, by kind
     ended: str = ""  # why the run stopped before all was asked; "" if it did not
 
 
@@ -60,29 +62,18 @@ def collect(
     be answered (a wrong key, no such model), or if the server is not there.
     """
     settings = json.dumps(dict(teacher.settings), sort_keys=True)
-    check_settings(store, teacher.name, settings)
+    if not cfg.ask_again:
+        store.check_settings(teacher.name, settings)
+    elif forgotten := store.forget(teacher.name, cfg.ask_again):
+        say(f"{verb}: {forgotten} rows are asked again: {', '.join(cfg.ask_again)}")
     wanted = {(prompt.id, prompt.sample): prompt for prompt in prompts}
     done = store.done(teacher.name)
     left = [prompt for key, prompt in wanted.items() if key not in done]
-    store.name_questions({prompt.id: prompt.text for prompt in left})
     progress = Progress(verb, "answers", len(wanted), len(wanted) - len(left))
     run = _Run(left, teacher, cfg, store, settings, progress, needs_thinking)
     if left:
         asyncio.run(run.all())
     return run.counts
-
-
-def check_settings(store: TraceStore, teacher: str, settings: str) -> None:
-    """Raises UserError if the store has rows of this teacher that were made otherwise."""
-    for before in store.settings(teacher):
-        was, is_ = json.loads(before), json.loads(settings)
-        changed = [key for key in sorted(was | is_) if was.get(key) != is_.get(key)]
-        if changed:
-            raise UserError(
-                f"{store.path} has answers of {teacher} with other settings ("
-                + ", ".join(f"{key} was {was.get(key)}, is {is_.get(key)}" for key in changed)
-                + "): set them back, or name another workdir"
-            )
 
 
 class _Run:
@@ -106,22 +97,23 @@ class _Run:
         self._pace = Pace(cfg.requests_per_minute)
         self._purse = Purse(cfg, teacher.name, store)
         self._finished: deque[Trace] = deque()  # to be written
-        self._refused: list[Trace] = []  # held back until one prompt is answered
-        self._any_answered = bool(store.done(teacher.name))
+        self._refused: list[Trace] = []  # held back until the next prompt is answered
+        self._any_answered = False  # by this run: what an earlier one had may be another key's
         self._wake = asyncio.Event()
         self._lost_in_a_row = 0
         self._under_way: set[asyncio.Task[Any] | None] = set()  # the workers that wait for a reply
         self._workers: list[asyncio.Task[None]] = []
+        self._main: asyncio.Task[Any] | None = None
+        self._mistake: UserError | None = None  # which ended the run
         self._ending = self._closing = False
 
     async def all(self) -> None:
         """Asks everything; what was finished is written however it ends."""
         loop = asyncio.get_running_loop()
-        main = asyncio.current_task()
-        assert main is not None
+        self._main = asyncio.current_task()
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self._asked_to_end, main)
+            loop.add_signal_handler(number, self._asked_to_end)
         writer = asyncio.create_task(self._write())
         count = self._cfg.concurrency if self._teacher.at_once is None else _AT_ONCE
         workers = [asyncio.create_task(self._work()) for _ in range(min(count, len(self._queue)))]
@@ -134,12 +126,13 @@ class _Run:
             if not asked.done():  # the disk is full: what is asked now would be lost
                 await writer
             await asked
-        except Over as over:
-            self.counts.ended = str(over)
+            if self._any_answered and not self._ending:
+                self._write_refused()
         except asyncio.CancelledError:
             assert self._ending
         finally:
             self._closing = True
+            self.counts.unanswered += len(self._refused)  # nobody knows whose fault it was
             for task in (shown, *workers):
                 task.cancel()
             results = await asyncio.gather(*workers, asked, shown, return_exceptions=True)
@@ -154,43 +147,64 @@ class _Run:
                     loop.remove_signal_handler(number)
                     signal.signal(number, handler)
         for result in results:  # a fault of ours, which a worker that was not waited for met
-            if isinstance(result, Exception) and not isinstance(result, Over | UserError):
+            if isinstance(result, Exception):
                 raise result
+        if self._mistake is not None:
+            raise self._mistake
 
-    def _asked_to_end(self, main: "asyncio.Task[None]") -> None:
-        """Lets what is under way arrive, for a while; asked twice, ends at once."""
+    # --- Ending before all was asked ---
 
-        def cut_off() -> None:
-            if not self._closing:
-                main.cancel()
-
-        self._queue.clear()
+    def _asked_to_end(self) -> None:
+        """Answers a signal; the second one ends at once."""
         if self._ending:
-            cut_off()
-            return
+            self._cut_off()
+        else:
+            self.counts.ended = "stopped"
+            self._end("once more")
+
+    def _end(self, at_once: str) -> None:
+        """Asks nothing more, and lets what is under way arrive, for a while: it may be paid for."""
         self._ending = True
-        self.counts.ended = "stopped"
+        self._queue.clear()
         for worker in self._workers:
-            if worker not in self._under_way:
+            if worker not in self._under_way and worker is not asyncio.current_task():
                 worker.cancel()
-        asyncio.get_running_loop().call_later(GRACE_S, cut_off)
+        if self._under_way:
+            count = len(self._under_way)
+            answers = "1 answer" if count == 1 else f"{count} answers"
+            self._say(f"waiting up to {GRACE_S:g} s for {answers}; {at_once} ends at once")
+        asyncio.get_running_loop().call_later(GRACE_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if not self._closing and self._main is not None:
+            self._main.cancel()
 
     # --- Asking ---
 
     async def _work(self) -> None:
         try:
             while self._queue:
-                trace = await self._answer(self._queue.popleft())
-                if trace is not None:
-                    self._finished.append(trace)
-                    self._wake.set()
+                await self._answer(self._queue.popleft())
         except asyncio.CancelledError:
             if not self._ending:
                 raise
+        except (Over, UserError) as error:  # of more than one, the first
+            if self._ending:
+                return
+            if isinstance(error, Over):
+                self.counts.ended = str(error)
+            else:
+                self._mistake = error
+            self._end("a signal")
 
-    async def _answer(self, prompt: Prompt) -> Trace | None:
-        """The row of a prompt; None if it gets none."""
+    async def _answer(self, prompt: Prompt) -> None:
+        """Asks a prompt until it has its row, or gets none in this run."""
         cost, tries, whole_tries, failed = 0.0, 0, 0, 0  # failed: in a row
+
+        def row(reply: Reply) -> Trace:
+            made = {"tries": tries, "time_s": time.monotonic() - clock, "asked_at": asked_at}
+            return self._row(prompt, reply, cost=cost if self._purse.has_prices else None, **made)
+
         while True:
             tries += 1
             asked_at, clock = time.time(), time.monotonic()
@@ -198,25 +212,20 @@ class _Run:
                 reply, price = await self._try(prompt)
             except Unknown:
                 self.counts.unknown += 1
-                return None
+                return
             except Refused as error:
-                self._lost_in_a_row = 0
-                took, refusal = time.monotonic() - clock, Reply("", "", "error", str(error))
                 cost += error.cost
-                return self._refusal(
-                    self._row(
-                        prompt, refusal, tries=tries, cost=cost, time_s=took, asked_at=asked_at
-                    )
-                )
+                self._refusal(row(Reply("", "", "error", str(error))), certain=error.certain)
+                return
             except Passing as error:
-                self.counts.failures[str(error)] += 1
+                self._failed(str(error))
                 failed += 1
                 cost += error.cost
                 if failed >= self._cfg.tries:
                     self._lost(str(error))
-                    return None
+                    return
                 if self._ending:
-                    return None
+                    return
                 await self._wait(failed, error.delay_s)
                 continue
             self._lost_in_a_row = failed = 0
@@ -224,20 +233,28 @@ class _Run:
             reply = self._judged(reply)
             whole_tries += 1
             if reply.finish != "stop":
-                self.counts.failures[reply.detail or reply.finish] += 1
+                self._failed(reply.detail or reply.finish)
                 # Without chance a model says the same again; a server that lost a part may not.
                 chance = self._cfg.temperature != 0 or reply.finish == "incomplete"
                 if chance and whole_tries <= self._cfg.asks_again:
                     if self._ending:
-                        return None
+                        return
                     continue
-            took = time.monotonic() - clock
-            return self._row(prompt, reply, tries=tries, cost=cost, time_s=took, asked_at=asked_at)
+            self._any_answered = True
+            self._finished.append(row(reply))
+            if not self._ending:  # what arrives late was asked before the refusals
+                self._write_refused()
+            self._wake.set()
+            return
 
     async def _try(self, prompt: Prompt) -> tuple[Reply, float]:
         """One request: the reply and its price."""
-        await self._pace.turn()
         note = await self._purse.reserve(prompt)
+        try:  # after the money, for which one may wait long: a turn is for now
+            await self._pace.turn()
+        except BaseException:
+            self._purse.lose(note, charged=False)
+            raise
         worker = asyncio.current_task()
         self._under_way.add(worker)
         try:
@@ -250,6 +267,9 @@ class _Run:
             raise late from None
         except Failed as error:
             error.cost = self._purse.lose(note, charged=error.charged)
+            raise
+        except UserError:  # of a server that answers nobody
+            self._purse.lose(note, charged=False)
             raise
         except BaseException:
             self._purse.lose(note)
@@ -284,17 +304,39 @@ class _Run:
         if self._lost_in_a_row >= _GIVE_UP * min(self._cfg.concurrency, 8):
             raise Over(f"{self._lost_in_a_row} questions in a row were not answered: {why}")
 
-    def _refusal(self, row: Trace) -> Trace | None:
-        """The row of a refusal, or None where it is held back; ends the run if all are refused."""
+    def _refusal(self, row: Trace, *, certain: bool) -> None:
+        """Holds the row of a refusal back until somebody is answered; ends the run if nobody is."""
         assert row.error is not None
-        self.counts.failures[row.error] += 1
-        if self._any_answered:
-            return row
+        self._lost_in_a_row = 0
+        self._failed(row.error)
+        if certain:
+            self._finished.append(row)
+            self._wake.set()
+            return
         self._refused.append(row)
         if len(self._refused) >= _REFUSALS:
+            self.counts.unanswered += len(self._refused)
             self._refused.clear()
-            raise Over(f"the first {_REFUSALS} questions were all refused: {row.error}")
-        return None
+            raise Over(f"{_REFUSALS} questions in a row were refused: {row.error}")
+
+    def _write_refused(self) -> None:
+        """Sends the rows of refusals after those of answers."""
+        self._finished += self._refused
+        self._refused.clear()
+        self._wake.set()
+
+    def _failed(self, why: str) -> None:
+        """Counts a try that brought nothing; the first of a kind is told."""
+        failures, kind = self.counts.failures, kind_of(why)
+        if kind not in failures and len(failures) >= _KINDS:
+            kind = "other failures"
+        if kind not in failures and len(failures) < _KINDS_TOLD:
+            self._say(f"a try failed: {why}")
+        failures[kind] += 1
+
+    def _say(self, text: str) -> None:
+        self._progress.end()
+        say(f"{self._progress.verb}: {text}")
 
     def _row(self, prompt: Prompt, reply: Reply, **made: Any) -> Trace:
         return Trace(
@@ -321,18 +363,9 @@ class _Run:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            rows, last = [], False
-            while self._finished:
-                row = self._finished.popleft()
-                last |= row is _LAST
-                rows += [row] if row is not _LAST else []
-            if rows and not self._any_answered:
-                self._any_answered = True
-                rows += self._refused
-                self._refused = []
-            elif last:
-                # Nobody was answered, so that nobody knows whether it was the question's fault.
-                self.counts.unanswered += len(self._refused)
+            rows = [row for row in self._finished if row is not _LAST]
+            last = len(rows) < len(self._finished)
+            self._finished.clear()
             if rows:
                 await asyncio.to_thread(self._store.add, rows)
                 self.counts.rows += len(rows)
@@ -345,7 +378,7 @@ class _Run:
         self.counts.cost = self._purse.spent_now
         failed = sum(self.counts.failures.values())
         parts = [f"${self._purse.spent:.4g}"] if self._purse.has_prices else []
-        parts += [f"{failed} failed tries"] if failed else []
+        parts += [f"{failed} failed {'try' if failed == 1 else 'tries'}"] if failed else []
         held_s = self._pace.held_s
         parts += [f"the server wants {format_seconds(held_s)} of rest"] if held_s >= 1 else []
         return "  ".join(parts)

@@ -5,12 +5,15 @@ trace at hand, rounded up to a power of two, so that a model meets every amount 
 question says of it is what `decode.prompt_tokens` and `decode.prompt_steps` say at decoding.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from s1jax.chat import ChatTokenizer
 from s1jax.prompts import think_for
 from s1jax.types import Example
+
+_ASKS = re.compile(r"\n\nThink for up to \d+ (?:tokens|steps)\.\Z")
 
 
 def conditional(
@@ -57,8 +60,6 @@ def power_of_two(count: int) -> int:
 
 
 def _asking(example: Example, amount: int, unit: str) -> Example:
-    """The question with what it asks for, unless it does already, as one of `curate.control`."""
-    asks = think_for(amount, unit)
-    if example.question.endswith(asks):
-        return example
-    return replace(example, question=example.question + asks)
+    """The question with what it asks for, in place of what one of `curate.control` asks for."""
+    bare = _ASKS.sub("", example.question)
+    return replace(example, question=bare + think_for(amount, unit))

@@ -22,28 +22,30 @@ FALLBACK = TITLES["97"]
 # --- A model is asked ---
 
 
+@cache
 def system_prompt() -> str:
-    """What the classifier is told before any question."""
+    """What the classifier is told before any question, the rubric of all subjects included.
+
+    s1 has the rubric in every user's message, behind the question. In front of all questions it is
+    the same 30,000 characters each time, which servers read once and bill at less.
+    """
+    rubric = "\n\n".join(
+        f"### {subject.title}\n* Code: {subject.code}\n* Topics: {subject.words}"
+        for subject in SUBJECTS
+    )
     return (
-        "You sort questions by subject. A message holds one question and a list of subjects, each"
-        " with its two-digit code and the topics that belong to it. Choose the one subject that"
-        " the question is mostly about, even where several would do; do not answer the question"
-        " itself. Give your reasons in a few sentences. Then write the two-digit code of the"
-        " subject, and nothing else, on a last line of its own."
+        "You sort questions by subject. Below is a list of subjects, each with its two-digit code"
+        " and the topics that belong to it; a message holds one question. Choose the one subject"
+        " that the question is mostly about, even where several would do; do not answer the"
+        " question itself. Give your reasons in a few sentences. Then write the two-digit code of"
+        f" the subject, and nothing else, on a last line of its own.\n\n"
+        f"## Classification rubrics\n{rubric}"
     )
 
 
 def user_prompt(question: str) -> str:
-    """The question and the rubric of all subjects, under s1's headings."""
-    return f"## Question\n{question}\n\n## Classification rubrics\n{_rubric()}"
-
-
-@cache
-def _rubric() -> str:
-    return "\n\n".join(
-        f"### {subject.title}\n* Code: {subject.code}\n* Topics: {subject.words}"
-        for subject in SUBJECTS
-    )
+    """The question under s1's heading."""
+    return f"## Question\n{question}"
 
 
 def subject_of_reply(reply: str) -> str | None:

@@ -62,13 +62,18 @@ def _known(row: Any, place: str) -> tuple[str, Known]:
 
 
 def _value(row: Mapping[str, Any], name: str, place: str) -> Any:
-    value = row.get(name, row.get(_COLUMNS[name]))
-    kind = {"domain": str, "thinking_tokens": int}.get(name, bool)
+    value: Any = row.get(name, row.get(_COLUMNS[name]))
+    kind: Any = {"domain": str, "thinking_tokens": int}.get(name, bool)
     if value is None:
         return None
+    # As pandas writes whole numbers beside missing ones, and flags.
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind is bool and type(value) in (int, float) and value in (0, 1):
+        value = bool(value)
     if type(value) is not kind:
         raise UserError(f"{place}: {name}={value!r:.40} must be of type {kind.__name__}, or null")
-    if isinstance(value, int) and not 0 <= value < 2**31:
+    if kind is int and not 0 <= value < 2**31:
         raise UserError(f"{place}: {name}={value!r:.40} must be a count")
     if isinstance(value, str):
         _check_text(value, name, place)

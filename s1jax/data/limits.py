@@ -41,7 +41,7 @@ class Pace:
 
 
 class Purse:
-    """What was spent, and what requests under way may cost; together never above the limit.
+    """What a teacher has cost, and what requests under way may; together never above its limit.
 
     Where there are prices everything is noted, limit or not: the next run may have one.
     """
@@ -56,7 +56,7 @@ class Purse:
 
     @property
     def spent(self) -> float:
-        """Dollars, over all runs of this workdir."""
+        """Dollars for this teacher, over all runs of this workdir."""
         return self.before + self.spent_now
 
     async def reserve(self, prompt: Prompt) -> int | None:
@@ -71,8 +71,8 @@ class Purse:
             while limit is not None and self.spent + sum(self._under_way.values()) + price > limit:
                 if not self._under_way:
                     raise Over(
-                        f"${self.spent:.4g} of the ${limit:g} are spent, and the next request may"
-                        f" cost ${price:.4g}"
+                        f"${self.spent:.4g} of this teacher's ${limit:g} are spent, and the"
+                        f" next request may cost ${price:.4g}"
                     )
                 await self._settled.wait()
             number = self._store.reserve(self._teacher, price)
@@ -92,7 +92,8 @@ class Purse:
         """Settles a request that was answered; returns its price."""
         if note is None:
             return 0.0
-        written = (reply.thinking_tokens or 0) + (reply.answer_tokens or 0)
+        apart = (reply.thinking_tokens or 0) + (reply.answer_tokens or 0)
+        written = apart if reply.written_tokens is None else reply.written_tokens
         counted = reply.prompt_tokens is not None and bool(written)
         price = self._price(reply.prompt_tokens or 0, written)
         if not counted:  # by nobody: it may have been the highest

@@ -4,6 +4,7 @@ A bad row is never the end: it is set aside, by its place and with a reason, and
 that cannot be read at all is an error, and all such errors are told together.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ QUESTIONS = ("question", "problem", "prompt")
 SOURCE_TYPES = ("source_type", "source")
 # In evaluation sets also as GPQA, LiveCodeBench and sets of AIME call it.
 EVALUATED = (*QUESTIONS, "Question", "Problem", "question_content")
+_ANSWERS = ("solution", "answer")
 TEXTS = ("solution", "answer", "cot_type", "domain")
 # What no question may say: the control tokens of Qwen, Llama, Gemma and DeepSeek R1, and the tags
 # of thinking. One letter between the bars is mathematics.
@@ -53,6 +55,7 @@ def read_sources(
     names = [name for given in cfg.sources for name in (SOURCES if given == "s1" else (given,))]
     if not names:
         raise UserError('pool.sources is empty: "s1", one of its sources, a .jsonl or a .parquet?')
+    pinned = _pinned(cfg.revisions)
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"pool.sources has {name} twice")
@@ -65,7 +68,7 @@ def read_sources(
     problems: list[str] = []
     for name in names:
         try:
-            sources.append(_read(name, cfg, seed, embedded))
+            sources.append(_read(name, cfg, seed, embedded, pinned.get(name)))
         except UserError as error:
             # What is wrong with a file begins with its path.
             problems.append(str(error) if Path(name).suffix in FILES else f"{name}: {error}")
@@ -99,6 +102,8 @@ def read_questions(path: str) -> list[str]:
             raise UserError(f"{place}: has no column {' or '.join(QUESTIONS)}")
         if not isinstance(row[column], str):
             raise UserError(f"{place}: {column} must be a string, not {kind(row[column])}")
+        if not _is_text(row[column]):
+            raise UserError(f"{place}: {column} holds half of a surrogate pair, no text")
         questions.append(row[column])
     if not questions:
         raise UserError(f"evaluation set {path}: has no questions")
@@ -106,12 +111,16 @@ def read_questions(path: str) -> list[str]:
 
 
 def _read(
-    name: str, cfg: Pool, seed: int, embedded: Mapping[str, Callable[[], list[Question]]]
+    name: str,
+    cfg: Pool,
+    seed: int,
+    embedded: Mapping[str, Callable[[], list[Question]]],
+    revision: str | None,
 ) -> Source:
     if name in embedded:
         return _sifted(name, embedded[name](), cfg)
     if name in SOURCES:
-        return _hub_source(name, SOURCES[name], cfg, seed)
+        return _hub_source(name, SOURCES[name], cfg, seed, revision)
     path = Path(name).expanduser()
     source = _sifted(name, (_file_question(row, path.stem) for row in _file_rows(path)), cfg)
     if not source.questions and not source.set_aside:
@@ -141,15 +150,21 @@ def _flaw(question: Question, cfg: Pool) -> tuple[str, str] | None:
     if len(text) > cfg.max_question_chars:
         most = f"{cfg.max_question_chars:,} (pool.max_question_chars)"
         return "too long", f"question has {len(text):,} characters, more than {most}"
+    for column in ("question", *TEXTS, "source_type", "metadata"):
+        if not _is_text(getattr(question, column) or ""):
+            return "half a surrogate", f"{column} holds half of a surrogate pair, no text"
     control = CONTROLS.search(text)
     if control:
         return "control token", f"question holds the control token {control[0]}"
-    for column in ("question", *TEXTS, "source_type", "metadata"):
-        try:
-            (getattr(question, column) or "").encode()
-        except UnicodeEncodeError:
-            return "half a surrogate", f"{column} holds half of a surrogate pair, no text"
     return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # --- Files ---
@@ -180,25 +195,26 @@ def _file_question(placed: Row, stem: str) -> Question | SetAside:
     if asked is None:
         return SetAside(place, "missing question", f"has no column {' or '.join(QUESTIONS)}")
     source_type = _column(row, SOURCE_TYPES)
-    if _is_number(row.get("answer")):
-        row["answer"] = str(row["answer"])
-    for column in (asked, source_type, *TEXTS):
+    numbers = {name: str(row[name]) for name in _ANSWERS if _is_number(row.get(name))}
+    row |= numbers
+    for column in (asked, source_type, "solution", "answer", "cot_type"):
         value = row.get(column) if column else None
         if value is not None and not isinstance(value, str):
             return SetAside(place, "wrong type", f"{column} must be a string, not {kind(value)}")
-    difficulty = row.get("difficulty")
-    if difficulty is not None and not _is_number(difficulty):
-        detail = f"difficulty must be a number, not {difficulty!r:.40}"
-        return SetAside(place, "wrong type", detail)
+    # Of what is not needed, what is of no use stays with the metadata.
+    difficulty = row.get("difficulty") if _is_number(row.get("difficulty")) else None
+    domain = row.get("domain") if isinstance(row.get("domain"), str) else None
+    used = {"difficulty": difficulty, "domain": domain}
+    known = {name for name, value in used.items() if value is not None}
     answer = row.get("answer") or None
     return Question(
         question=row[asked],
         solution=row.get("solution") or answer,
         cot_type=row.get("cot_type") or "math",
         source_type=(row[source_type] if source_type else "") or stem,
-        metadata=_metadata(row, {asked, source_type, "difficulty", *TEXTS}),
+        metadata=_metadata(row, {asked, source_type, *known, *(set(TEXTS) - {"domain"})}),
         answer=answer,
-        domain=row.get("domain"),
+        domain=domain,
         difficulty=None if difficulty is None else float(difficulty),
         place=place,
     )
@@ -225,16 +241,30 @@ def _metadata(row: dict[str, Any], used: set[str | None]) -> str:
 # --- The hub ---
 
 
-def _hub_source(name: str, source: HubSource, cfg: Pool, seed: int) -> Source:
+def _pinned(revisions: Iterable[str]) -> dict[str, str]:
+    """The commits that the config names for sources. UserError if one is of no source."""
+    pinned = dict(text.partition("=")[::2] for text in revisions)
+    for name, revision in pinned.items():
+        if name not in SOURCES or not revision:
+            raise UserError(
+                f'pool.revisions="{name}={revision}" must be SOURCE=COMMIT' + nearest(name, SOURCES)
+            )
+    return pinned
+
+
+def _hub_source(name: str, source: HubSource, cfg: Pool, seed: int, revision: str | None) -> Source:
     """Raises UserError if a part of it cannot be loaded, or no row has the columns of it."""
     listed: frozenset[str] = frozenset()
     if source.listed is not None:
         part, column = source.listed
+        if part.hub == source.parts[0].hub:
+            part = replace(part, revision=revision or part.revision)
         rows = _rows_of(_loaded(part), part.name)
         listed = frozenset(row[column] for _, row in rows if isinstance(row.get(column), str))
 
     def found() -> Iterator[Question | SetAside]:
         for part in source.parts:
+            part = replace(part, revision=revision or part.revision)
             reading = Reading(part, cfg, seed, listed)
             for place, row in _rows_of(_loaded(part), part.name):
                 try:
@@ -259,6 +289,8 @@ def _loaded(part: Part) -> Any:
     """The split of a data set of the hub. Raises UserError with the reason if it cannot be had."""
     import datasets
 
+    # Its retries are no news: that a source cannot be had is said once, in a line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         if part.file is not None:
             at = f"@{part.revision}" if part.revision else ""
@@ -268,6 +300,7 @@ def _loaded(part: Part) -> Any:
             part.hub, part.config, revision=part.revision, split=part.split
         )
     except Exception as error:  # no network, no such set, a closed one, a program: its own class
+        _stay_offline_after(error)
         name = " ".join(filter(None, (part.hub, part.config)))
         raise UserError(f"{name} cannot be loaded from the hub: {first_line(error)}") from error
     if not isinstance(loaded, datasets.DatasetDict):
@@ -277,6 +310,18 @@ def _loaded(part: Part) -> Any:
             f"{part.hub}: has no split test, but {', '.join(loaded)}: save one as JSONL"
         )
     return loaded["test"] if "test" in loaded else next(iter(loaded.values()))
+
+
+def _stay_offline_after(error: BaseException | None) -> None:
+    """Without a network each source would wait for it again, and say so many times."""
+    import datasets
+    import huggingface_hub
+
+    while error is not None:
+        if isinstance(error, OSError) and "onnect" in type(error).__name__ + str(error):
+            datasets.config.HF_HUB_OFFLINE = True
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+        error = error.__cause__ or error.__context__
 
 
 def _rows_of(loaded: Any, name: str) -> Iterator[Row]:

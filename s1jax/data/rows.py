@@ -48,8 +48,8 @@ def write_rows(rows: Iterable[dict[str, Any]], stem: Path) -> dict[str, str]:
     jsonl, parquet = stem.with_suffix(".jsonl"), stem.with_suffix(".parquet")
     try:
         with (
-            _replaced(jsonl) as lines_path,
-            _replaced(parquet) as table_path,
+            replaced(jsonl) as lines_path,
+            replaced(parquet) as table_path,
             lines_path.open("w", encoding="utf-8") as lines,
             _Table(table_path) as table,
         ):
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Iterator[Path]:
     """A name to write under, which takes the place of `path` at the end."""
     partial = path.with_name(path.name + ".partial")
     try:

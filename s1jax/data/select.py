@@ -13,6 +13,7 @@ are taken at once, as in s1, the full set and the drops are listed in that order
 the order of their draws.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -116,7 +117,13 @@ def any_rank(rng: np.random.Generator, count: int) -> int:
 
 
 def _is_of(candidate: Candidate, part: str) -> bool:
-    return part.lower() in candidate.question.source_type.lower()
+    return is_of(candidate.question.source_type, part)
+
+
+def is_of(source_type: str, part: str) -> bool:
+    """Whether a source is of these words, in any case: "AIME/1983" is of "aime", "claimed" not."""
+    pattern = rf"(?<![a-z]){re.escape(part.lower())}(?![a-z])"
+    return re.search(pattern, source_type.lower()) is not None
 
 
 def _by_length(candidate: Candidate) -> tuple[int, str]:

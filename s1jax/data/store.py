@@ -7,6 +7,7 @@ keeping for a second run: lengths in tokens, verdicts of the verifier, and what 
 
 import contextlib
 import fcntl
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
+from s1jax.data.asked import is_role
 from s1jax.types import Trace, UserError
 
 VERSION = 1
@@ -79,14 +81,28 @@ class TraceStore:
         # SQLite's own functions end a text at its first NUL.
         self._db.create_function("beginning", 1, _beginning, deterministic=True)
         self._db.execute("PRAGMA synchronous = FULL")
-        [(version,)] = self._db.execute("PRAGMA user_version")
-        [(tables,)] = self._db.execute("SELECT count(*) FROM sqlite_master")
+        version, tables = self._what()
         if version == 0 and tables == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
         elif version != VERSION:
             raise UserError(
                 f"{self.path}: is no store of traces of version {VERSION}: name another workdir"
             )
+
+    def _what(self) -> tuple[int, int]:
+        """The version of the file and how many tables it has."""
+        [(version,)] = self._db.execute("PRAGMA user_version")
+        [(tables,)] = self._db.execute("SELECT count(*) FROM sqlite_master")
+        return version, tables
+
+    def is_store(self) -> bool:
+        """Whether the open file is a store of this version."""
+        try:
+            return self._what()[0] == VERSION
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                return False
+            raise
 
     def __exit__(self, *_: object) -> None:
         if self._db is not None:
@@ -131,10 +147,40 @@ class TraceStore:
         query = "SELECT question_id, sample FROM traces WHERE teacher = ?"
         return set(self._read(query, (teacher,)))
 
+    def forget(self, teacher: str, finishes: Sequence[str]) -> int:
+        """Drops the rows of a teacher that ended so, and their lengths; returns how many."""
+        marks = ", ".join("?" * len(finishes))
+        rows = self._read(
+            f"SELECT question_id, teacher, sample FROM traces WHERE teacher = ?"
+            f" AND finish IN ({marks})",
+            (teacher, *finishes),
+        )
+        this = "question_id = ? AND teacher = ? AND sample = ?"
+        # Of a length without a row nobody knows; the other way round it would be another's.
+        for table in ("lengths", "traces"):
+            self._write(f"DELETE FROM {table} WHERE {this}", rows)
+        return len(rows)
+
     def settings(self, teacher: str) -> list[str]:
         """The settings that a teacher's rows were made with; one, if all is well."""
         query = "SELECT DISTINCT settings FROM traces WHERE teacher = ? ORDER BY settings"
         return [text for (text,) in self._read(query, (teacher,))]
+
+    def check_settings(self, teacher: str, settings: str) -> None:
+        """Raises UserError if the rows of this teacher were all made otherwise.
+
+        Where some were made like this the others were meant to stay: `ask_again` leaves both.
+        """
+        there = self.settings(teacher)
+        if not there or settings in there:
+            return
+        was, is_ = json.loads(there[0]), json.loads(settings)
+        changed = [key for key in sorted(was | is_) if was.get(key) != is_.get(key)]
+        raise UserError(
+            f"{self.path} has answers of {teacher} with other settings ("
+            + ", ".join(f"{key} was {was.get(key)}, is {is_.get(key)}" for key in changed)
+            + "): set them back, or name another workdir"
+        )
 
     def traces(self, teacher: str, *, whole: bool = True) -> dict[tuple[str, int], Trace]:
         """All rows of a teacher by question and sample, in the order of that key.
@@ -227,15 +273,41 @@ def _beginning(text: str) -> str:
     return text.lstrip()[:40]
 
 
-def read_store(path: Path) -> tuple[dict[str, str], list[Trace]]:
-    """The questions and all good traces of a store, which stays as it is.
+def read_store(path: Path, teacher: str = "") -> Iterator[Trace]:
+    """The good traces of one teacher, one after the other; the store stays as it is.
 
-    Raises UserError if it cannot be read.
+    Without a name there must be one teacher alone, those whom curation asks (`asked.ROLES`) apart.
+    Raises UserError if there is no such teacher, or the file cannot be read.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     store = TraceStore(path)
-    with contextlib.closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as db:
-        store._db = db
-        rows = [t for name in store.teachers() for t in store.traces(name).values()]
-        return store.questions(), [trace for trace in rows if trace.error is None]
+    with (
+        contextlib.closing(
+            sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)
+        ) as store._db,
+        store._explained(),
+    ):
+        if not store.is_store():
+            raise UserError(f"{path}: is no store of traces, as s1jax.distill leaves one")
+        name = _one_of(path, store.teachers(), teacher)
+        query = f"SELECT {', '.join(_COLUMNS)} FROM traces WHERE teacher = ? AND error IS NULL"
+        yield from map(_trace, store._db.execute(f"{query} ORDER BY question_id, sample", (name,)))
+
+
+def _one_of(path: Path, names: Sequence[str], wanted: str) -> str:
+    """The wanted teacher, or the only one."""
+    teachers = [name for name in names if not is_role(name)]
+    if not wanted and len(teachers) == 1:
+        return teachers[0]
+    if wanted in names:
+        return wanted
+    there = ", ".join(names if wanted else teachers) or "nobody"
+    if wanted:
+        raise UserError(f'{path} has no traces of "{wanted}", but of {there}')
+    if not teachers:
+        raise UserError(f"{path} has traces of no teacher")
+    raise UserError(
+        f"{path} has traces of {there}: choose with a name after the file's, as in"
+        f' distill.model="{path}#{teachers[0]}"'
+    )

@@ -5,17 +5,12 @@ A teacher gets the bare question, with no system prompt (s1: `data/gemini.py`).
 """
 
 import asyncio
-import contextlib
 import functools
 import json
-import re
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from s1jax.config import Data
 from s1jax.curation_config import Teacher
@@ -27,7 +22,7 @@ from s1jax.data.asked import (
     Refused,
     Reply,
     Unknown,
-    key_names,
+    http_error,
     key_of,
     name_of,
     said,
@@ -37,10 +32,7 @@ from s1jax.data.examples import load_examples
 from s1jax.data.store import read_store
 from s1jax.types import Trace, UserError, question_id
 
-PASSING = (408, 409, 425, 429)  # HTTP, with all from 500 on: may be answered when asked again
-FREE = (409, 425, 429, 500, 503, 529)  # of these: the model was not asked, nothing is charged
 _BROKEN = (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError)
-_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 # --- Gemini ---
@@ -120,11 +112,13 @@ class Gemini(Asked):
         except APIError as error:
             headers = getattr(error.response, "headers", None) or {}
             text = said(f"HTTP {error.code}: {error.message or error.details}", self._key)
-            raise _http_error(self._cfg, error.code, text, headers, error.details) from None
+            raise http_error(
+                self.name, self._cfg, error.code, text, headers, error.details
+            ) from None
         except (asyncio.CancelledError, TimeoutError):
             raise
         except Exception as error:  # broken connections: httpx2's, aiohttp's, ...
-            raise Passing(said(f"{type(error).__name__}: {error}", self._key)) from None
+            raise _broken_off(error, self._key) from None
         try:
             return self._reply(json.loads(response.sdk_http_response.body))
         except _BROKEN:
@@ -133,11 +127,14 @@ class Gemini(Asked):
     def _reply(self, body: Any) -> Reply:
         """What a body of generateContent says; Refused if the question is blocked."""
         usage = body.get("usageMetadata") or {}
+        thought = _count(usage.get("thoughtsTokenCount"))
+        answered = _count(usage.get("candidatesTokenCount"))
         counts: dict[str, Any] = {
             "version": _string(body.get("modelVersion")),
             "prompt_tokens": _count(usage.get("promptTokenCount")),
-            "thinking_tokens": _count(usage.get("thoughtsTokenCount")),
-            "answer_tokens": _count(usage.get("candidatesTokenCount")),
+            "thinking_tokens": thought,
+            "answer_tokens": answered,
+            "written_tokens": (thought or 0) + (answered or 0),
         }
         blocked = (body.get("promptFeedback") or {}).get("blockReason")
         if blocked:
@@ -178,6 +175,16 @@ def _quick(model: Any) -> Any:
     return type(model.__name__, (model,), shortcuts)
 
 
+def _broken_off(error: Exception, key: str | None) -> Passing:
+    """A connection that failed; where there never was one nothing was asked, nothing is charged."""
+    import aiohttp
+
+    # The first of them also where a name has no address, and where TLS does not come about.
+    before = (aiohttp.ClientConnectorError, aiohttp.InvalidURL)
+    text = said(f"{type(error).__name__}: {error}", key)
+    return Passing(text, charged=not isinstance(error, before))
+
+
 # --- Servers of OpenAI's protocol ---
 
 
@@ -194,6 +201,7 @@ class OpenAI(Asked):
         self._url = cfg.base_url.rstrip("/") + "/chat/completions"
         if urlsplit(self._url).scheme not in ("http", "https"):
             raise UserError(f"base_url={cfg.base_url} must begin with http:// or https://")
+        self._proxy = _proxy_of(self._url)
         self._session: Any = None
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
@@ -223,20 +231,21 @@ class OpenAI(Asked):
                 connector=aiohttp.TCPConnector(limit=self._cfg.concurrency),
             )
         try:
-            async with self._session.post(self._url, json=self._body(prompt)) as response:
+            asked = self._session.post(self._url, json=self._body(prompt), proxy=self._proxy)
+            async with asked as response:
                 raw = await response.read()
                 status, headers = response.status, response.headers
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise Passing(said(f"{type(error).__name__}: {error}", self._key)) from None
+            raise _broken_off(error, self._key) from None
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError):
             body = None
         if status != 200:
             text = said(f"HTTP {status}: {_message(body, raw)}", self._key)
-            raise _http_error(self._cfg, status, text, headers, body)
+            raise http_error(self.name, self._cfg, status, text, headers, body)
         try:
             return _completion(body)
         except _BROKEN:
@@ -248,12 +257,28 @@ class OpenAI(Asked):
             await self._session.close()
 
 
+def _proxy_of(url: str) -> str | None:
+    """The environment's proxy for this address.
+
+    aiohttp would find it as well, but take a password out of ~/.netrc along, against our key.
+    """
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme != "http":
+        raise UserError(f"{parts.scheme}_proxy in the environment must begin with http://")
+    return proxy
+
+
 def _completion(body: Any) -> Reply:
     """The reply in a chat completion; KeyError and its like if it is none."""
     choice = body["choices"][0]
     message, usage = choice["message"], body.get("usage") or {}
-    content = _string(message.get("content"))
+    aside, content = _content(message.get("content"))
     thinking = _string(message.get("reasoning_content")) or _string(message.get("reasoning"))
+    thinking = thinking or aside
     why = choice.get("finish_reason")
     if not thinking and ("</think>" in content or _thinks_on(content, why)):
         thinking, _, content = content.partition("</think>")
@@ -265,6 +290,9 @@ def _completion(body: Any) -> Reply:
     }.get(why, ("stop", ""))
     thought = _count((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
     written = _count(usage.get("completion_tokens"))
+    answered = None if written is None else max(0, written - (thought or 0))
+    if thinking and not thought:  # it is in the same count, and nobody says how much of it
+        thought = answered = None
     return Reply(
         thinking,
         content.strip() if thinking else content,
@@ -273,8 +301,27 @@ def _completion(body: Any) -> Reply:
         version=_string(body.get("model")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         thinking_tokens=thought,
-        answer_tokens=None if written is None else max(0, written - (thought or 0)),
+        answer_tokens=answered,
+        written_tokens=written,
     )
+
+
+def _content(content: Any) -> tuple[str, str]:
+    """Thinking and text of a message, which is one text or a list of parts with types."""
+    if not isinstance(content, list):
+        return "", _string(content)
+    thinking = (_part(part) for part in content if part["type"] in ("thinking", "reasoning"))
+    return "".join(thinking), "".join(_part(part) for part in content if part["type"] == "text")
+
+
+def _part(part: Any) -> str:
+    """The text of a part, which may have parts itself."""
+    if isinstance(part, list):
+        return "".join(map(_part, part))
+    if not isinstance(part, dict):
+        return _string(part)
+    names = ("text", "thinking", "reasoning", "content", "summary")
+    return next((_part(part[name]) for name in names if part.get(name)), "")
 
 
 def _thinks_on(content: str, why: Any) -> bool:
@@ -298,63 +345,23 @@ def _message(body: Any, raw: bytes) -> str:
     return str(message or raw.decode(errors="replace"))  # whole: half a key would not be found
 
 
-# --- What an HTTP error means ---
-
-
-def _http_error(
-    cfg: Teacher, code: int, text: str, headers: Mapping[str, str], body: Any
-) -> Exception:
-    """What to raise: Passing, Refused, or UserError where every prompt would fail alike."""
-    if code in PASSING or code >= 500:
-        return Passing(text, delay_of(headers, body), charged=code not in FREE)
-    if code in (401, 403) or "API_KEY_INVALID" in str(body):
-        keys = " or ".join(key_names(cfg))
-        what = f"refuses the key in {keys}" if keys else "wants a key; name its key_variable"
-        return UserError(f"{name_of(cfg)} {what}: {text}")
-    if code == 402:
-        return UserError(f"{name_of(cfg)} wants to be paid: {text}")
-    if code == 404:
-        where = cfg.base_url or "its provider"
-        return UserError(f"{name_of(cfg)}: {where} knows no such model or path: {text}")
-    return Refused(text)
-
-
-def delay_of(headers: Mapping[str, str], body: Any) -> float | None:
-    """Seconds that the server asks to wait: Retry-After, seconds or a date, or Google's RetryInfo.
-
-    The longest of them; None if there is none.
-    """
-    given = {name.lower(): value.strip() for name, value in headers.items()}
-    after, exact = given.get("retry-after", ""), given.get("retry-after-ms", "")
-    waits = [float(after)] if _NUMBER.fullmatch(after) else []
-    waits += [float(exact) / 1000] if _NUMBER.fullmatch(exact) else []
-    if after and not waits:
-        with contextlib.suppress(ValueError):
-            until = parsedate_to_datetime(after)
-            waits.append(max(0.0, until.timestamp() - time.time()))
-    body = body[0] if isinstance(body, list) and body else body
-    error = body.get("error") if isinstance(body, dict) else None
-    details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        delay = str(detail.get("retryDelay", "")) if isinstance(detail, dict) else ""
-        if delay.endswith("s") and _NUMBER.fullmatch(delay[:-1]):
-            waits.append(float(delay[:-1]))
-    return max(waits, default=None)
-
-
 # --- Stored traces ---
 
 
 class Replay(Asked):
-    """Traces of a file: examples as training reads them, or another workdir's traces.db."""
+    """Traces of a file: examples as training reads them, or another workdir's traces.db.
+
+    Of a store with more than one teacher the model names one, `path/traces.db#gemini:NAME`.
+    """
 
     def __init__(self, cfg: Teacher):
         self.name, self.settings = name_of(cfg), settings_of(cfg)
-        path = Path(cfg.model).expanduser()
         self._replies: dict[tuple[str, int], Reply] = {}  # by question and sample
+        before, mark, teacher = cfg.model.partition(".db#")
+        path = Path(f"{before}.db" if mark else cfg.model).expanduser()
         if path.suffix == ".db":
-            for trace in read_store(path)[1]:
-                self._replies.setdefault((trace.question_id, trace.sample), _replayed(trace))
+            for trace in read_store(path, teacher):
+                self._replies[trace.question_id, trace.sample] = _replayed(trace)
             return
         try:
             examples = load_examples(Data(path=str(path)))

@@ -14,7 +14,7 @@ from s1jax.mini.tasks import ask, family, size, solve, think
 from s1jax.types import Question
 
 QUESTIONS, HELD_OUT = 2_400, 100
-_DOMAINS = {"sum": "Number theory", "order": "Computer science", "factor": "Algebra"}
+_DOMAINS = {"sum": "Arithmetic", "order": "Computer science", "factor": "Arithmetic"}
 _FIGURE, _PAGE = "\n[asy] draw((0,0)--(1,1)); [/asy]", " (Book p12. of 40)"
 _SPOILT = {_FIGURE: 0.02, _PAGE: 0.02}  # what is added to a share of the questions
 _REPEATED, _LEAKED = 0.02, 0.01  # shares that are there twice, or are held-out ones
