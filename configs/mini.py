@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
     c.pool.sources = ("mini",)
     c.pool.evaluation_sets = ("mini",)
     c.distill.via = "mini"
-    c.distill.asks_again = 0  # a program says the same again
     c.curate.size = 400
     c.curate.difficulty = "known"
     c.curate.min_difficulty = 4.0  # digits to be read

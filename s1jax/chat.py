@@ -267,7 +267,7 @@ def chat_text(
     """The example as one string, s1's `text` column; `steps` as in `render_all()`."""
     check_tokenizer(tokenizer, chat)
     names = {i: name for name, i in tokenizer.controls.items()}
-    pieces = [piece for half in _halves(tokenizer, chat, example, steps) for _, piece in half]
+    pieces = (piece for half in _halves(tokenizer, chat, example, steps) for _, piece in half)
     return "".join(names[piece] if isinstance(piece, int) else piece for piece in pieces)
 
 

@@ -28,6 +28,7 @@ class Local(Asked):
     """
 
     at_once = 4096
+    varies = False  # a sample is a function of its seed
 
     def __init__(self, cfg: Config, teacher: Teacher, *, thinking: bool):
         from s1jax.asking import open_model

@@ -25,7 +25,9 @@ from s1jax.data.asked import Asked, Passing, Prompt, Refused, Reply, Unknown
 from s1jax.data.collect import Counts, collect
 from s1jax.data.limits import Purse
 from s1jax.data.store import TraceStore
-from s1jax.data.teachers import Gemini
+from s1jax.data.teachers import Gemini, Replay
+from s1jax.local import Local
+from s1jax.mini.pool import Program
 from s1jax.types import UserError
 
 GOOD = Reply("hm", "4", "stop", version="v", prompt_tokens=10, thinking_tokens=5, answer_tokens=5)
@@ -78,6 +80,20 @@ def gather(
 
 
 # --- What is asked, again, and not again ---
+
+
+def test_who_never_says_anything_else_is_not_asked_again(tmp_path):
+    """A program, a stored trace, a model of our own whose samples are functions of their seeds."""
+    for finish in ("length", "incomplete"):
+        teacher = Scripted(lambda *_, finish=finish: replace(GOOD, finish=finish), 0.0)
+        teacher.varies = False
+        _, rows = gather(teacher, tmp_path / finish, prompts(3), asks_again=2)
+        assert [row.finish for row in rows.values()] == [finish] * 3
+        assert set(teacher.asked.values()) == {1}
+        control = Scripted(teacher.says, 0.0)
+        gather(control, tmp_path / f"{finish} by chance", prompts(3), asks_again=2)
+        assert set(control.asked.values()) == {3}
+    assert not any(kind.varies for kind in (Local, Program, Replay))
 
 
 def test_everything_is_asked_once(tmp_path):

@@ -93,6 +93,7 @@ class Asked(ABC):
     name: str  # as rows name it
     settings: Mapping[str, Any]  # all that decides about its answers, as rows record it
     at_once: int | None = None  # how many prompts it wants together; None: as the config says
+    varies = True  # asked the same again it may say something else
 
     @abstractmethod
     async def ask(self, prompt: Prompt) -> Reply:

@@ -236,7 +236,7 @@ class _Run:
                 self._failed(reply.detail or reply.finish)
                 # Without chance a model says the same again; a server that lost a part may not.
                 chance = self._cfg.temperature != 0 or reply.finish == "incomplete"
-                if chance and whole_tries <= self._cfg.asks_again:
+                if chance and self._teacher.varies and whole_tries <= self._cfg.asks_again:
                     if self._ending:
                         return
                     continue

@@ -354,6 +354,8 @@ class Replay(Asked):
     Of a store with more than one teacher the model names one, `path/traces.db#gemini:NAME`.
     """
 
+    varies = False
+
     def __init__(self, cfg: Teacher):
         self.name, self.settings = name_of(cfg), settings_of(cfg)
         self._replies: dict[tuple[str, int], Reply] = {}  # by question and sample

@@ -80,6 +80,8 @@ class Program(Asked):
     What it says depends on the seed, the question and the sample, and on nothing else.
     """
 
+    varies = False
+
     def __init__(self, cfg: Teacher, seed: int = 0):
         self.name = name_of(cfg)
         self.settings = {"via": cfg.via, "seed": seed}
