@@ -127,19 +127,22 @@ def fault_run(
         assert len(calm.log) == count
     rng = np.random.default_rng(seed)
     share_good = 1 - sum(share for kind, share in shares.items() if kind != "duplicate answers")
-    most = int(1.4 * count / share_good / kills)  # requests in a life: on average 0.7 of its part
     with FakeTeacher(shares, seed) as server:
         result = Faults(server, asked, tmp_path / "workdir", tmp_path / "reference")
         config = fakes.write_config(tmp_path / "config.py", fakes.fields(server, pool))
-        for _ in range(kills):
+        for left in range(kills, 0, -1):
             process = start(config, result.workdir)
-            # At any moment of starting, or at any of asking.
-            starting, requests = rng.random() < 0.2, int(rng.integers(1, most))
-            until = time.monotonic() + (rng.uniform(0.1, 1.0) if starting else 60)
+            # At any moment of starting, or at any of asking, on average after 0.7 of its part of
+            # what is left: a fast machine must not be done before the last of them.
+            missing = count - len(result.after_kill[-1] if result.after_kill else ())
+            most = int(1.4 * missing / share_good / left)
+            starting = rng.random() < 0.2 or most < 8
+            requests = int(rng.integers(1, max(most, 2)))
+            until = time.monotonic() + (rng.uniform(0.1, 0.5) if starting else 60)
             before = len(server.log)
             while process.poll() is None and time.monotonic() < until:
                 if not starting and len(server.log) - before >= requests:
-                    time.sleep(rng.uniform(0, 0.05))
+                    time.sleep(rng.uniform(0, 0.02))
                     break
                 time.sleep(0.002)
             with contextlib.suppress(OSError):
