@@ -97,7 +97,7 @@ def _curate(cfg: Config, workdir: Path) -> int:
     _draw(workdir, sifted.candidates, picks, funnel)
     card = _card(cfg, workdir.name, pool, funnel, picks, correct)
     (workdir / "README.md").write_text(data_card(card), encoding="utf-8")
-    if len(picks) < cfg.curate.size and cfg.curate.selection != "full":
+    if 0 < len(picks) < cfg.curate.size and cfg.curate.selection != "full":
         say(f"only {len(picks)} of curate.size={cfg.curate.size}: no more were left")
     if not picks:
         emptied = next(stage.name for stage in funnel if not stage.after)

@@ -9,6 +9,7 @@ from typing import Any
 
 from s1jax.config import Config
 from s1jax.curation_config import Pool, Teacher
+from s1jax.data.asked import ROLES
 from s1jax.data.decontaminate import decontaminate
 from s1jax.data.duplicates import remove_duplicates
 from s1jax.data.funnel import Drop, Pick, SetAside
@@ -122,18 +123,22 @@ def open_teacher(cfg: Config, teacher: Teacher, *, thinking: bool, field: str) -
     }
     if not teacher.via:
         raise UserError(f"{field}.via is empty: set it to one of {', '.join(kinds)}")
-    asked = kinds[teacher.via]()
+    try:
+        asked = kinds[teacher.via]()
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
     if field != "distill":  # one model may be teacher, judge and more, each with its own settings
-        asked.name = f"{field.rpartition('.')[2]} {asked.name}"
+        role = field.removeprefix("curate.")
+        assert role in ROLES, "or its rows would pass for a teacher's"
+        asked.name = f"{role} {asked.name}"
     return asked
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
     """Writes a manifest, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replaced(path) as partial:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_decisions(

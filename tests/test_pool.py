@@ -545,6 +545,14 @@ def test_a_pin_of_no_source_is_refused_before_anything_is_read(monkeypatch, pin)
     assert not fake.asked
 
 
+def test_a_source_is_pinned_once(monkeypatch):
+    fake = hub(monkeypatch, all_of_s1())
+    message = refusal("MATH", revisions=("MATH=0f1e", "MATH=aaaa"))
+    assert message == "pool.revisions pins MATH twice, to 0f1e and aaaa"
+    assert not fake.asked
+    read("MATH", revisions=("MATH=0f1e", "MATH=0f1e"))
+
+
 def test_without_a_network_each_says_so_in_a_line():  # conftest switches the hub off
     lines = refusal("s1").splitlines()
     assert len(lines) == 1 + 16

@@ -15,6 +15,7 @@ from fakes_script import script_config
 from fakes_train import write_world
 
 from s1jax import generate, mesh
+from s1jax.config import Config
 from s1jax.curation import open_teacher
 from s1jax.curation_config import Teacher
 from s1jax.data.asked import (
@@ -575,3 +576,11 @@ def test_a_local_model_stops_when_nobody_waits(model, one_device, monkeypatch):
 
     asyncio.run(leave())
     assert 0 < len(written) < 60
+
+
+def test_whose_key_is_missing_is_said(monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY")
+    asked = Teacher(via="gemini", model="m")
+    for field in ("distill", "curate.judge"):
+        with pytest.raises(UserError, match=rf"^{field}: GEMINI_API_KEY and GOOGLE_API_KEY are"):
+            open_teacher(Config(), asked, thinking=False, field=field)

@@ -141,6 +141,7 @@ class _Run:
             try:
                 await writer
             finally:
+                self.counts.cost = self._purse.spent_now
                 await self._teacher.close()
                 self._progress.show(self._note(), last=True)
                 for number, handler in before.items():
@@ -375,7 +376,6 @@ class _Run:
                 return
 
     def _note(self) -> str:
-        self.counts.cost = self._purse.spent_now
         failed = sum(self.counts.failures.values())
         parts = [f"${self._purse.spent:.4g}"] if self._purse.has_prices else []
         parts += [f"{failed} failed {'try' if failed == 1 else 'tries'}"] if failed else []

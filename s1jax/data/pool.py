@@ -243,12 +243,14 @@ def _metadata(row: dict[str, Any], used: set[str | None]) -> str:
 
 def _pinned(revisions: Iterable[str]) -> dict[str, str]:
     """The commits that the config names for sources. UserError if one is of no source."""
-    pinned = dict(text.partition("=")[::2] for text in revisions)
-    for name, revision in pinned.items():
+    pinned: dict[str, str] = {}
+    for name, _, revision in (text.partition("=") for text in revisions):
         if name not in SOURCES or not revision:
             raise UserError(
                 f'pool.revisions="{name}={revision}" must be SOURCE=COMMIT' + nearest(name, SOURCES)
             )
+        if pinned.setdefault(name, revision) != revision:
+            raise UserError(f"pool.revisions pins {name} twice, to {pinned[name]} and {revision}")
     return pinned
 
 
