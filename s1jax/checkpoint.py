@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,8 +271,12 @@ class Checkpoints:
         del writer
         gc.collect()  # Orbax's unfinished coroutines complain if they are left to the exit
         step, needed = self._writing
-        for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for _ in range(20):  # writers that had begun when another failed may still be at it
+            for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            time.sleep(0.1)
+            if not any(self.directory.glob(f"{step}.orbax-checkpoint-tmp*")):
+                break  # else the next save's CheckpointManager removes it
         whole = [str(s) for s in self.steps() if s != step]
         return UserError(
             f"the checkpoint of step {step} could not be written to {self.directory} ({reason});"
