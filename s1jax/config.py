@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from s1jax.curation_config import CONTROLS, Curate, Pool, Teacher, check_curation
+from s1jax.curation_config import CONTROLS, Curate, Pool, Teacher, check_curation, check_teacher
+from s1jax.evaluation_config import Evaluate, Run, check_evaluation, sweep
 from s1jax.sections import nearest, read_section, to_config_dict, with_texts
 from s1jax.types import UserError
 
@@ -30,6 +31,7 @@ PROMPT_CLASSES = ("long", "short")
 REMAT = ("none", "dots", "full")
 TRACES = ("auto", "gemini", "deepseek")
 WEIGHTINGS = ("example", "token")
+WHOLE_SWEEP = ("batch_size", "segment_steps", "order", "strict")  # no run has its own
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,19 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """The server of the OpenAI protocol: what it answers to, and its limits."""
+
+    host: str = "127.0.0.1"  # any other needs the token
+    port: int = 8000  # 0: one that is free
+    name: str | None = None  # of the model, as clients see it; None: the path's last part
+    token_variable: str = "S1JAX_TOKEN"  # the environment variable with what clients must send
+    max_queue: int = 256  # requests that wait or run; more are told to come again
+    max_body_bytes: int = 1_048_576
+    max_samples: int = 16  # of one request (its `n`)
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole experiment; every verb reads its part."""
 
@@ -161,6 +176,8 @@ class Config:
     pool: Pool = field(default_factory=Pool)
     distill: Teacher = field(default_factory=Teacher)
     curate: Curate = field(default_factory=Curate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    serve: Serve = field(default_factory=Serve)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
 
@@ -266,6 +283,8 @@ def check(cfg: Config) -> list[str]:
     )
     problems += check_curation(cfg.pool, cfg.distill, cfg.curate)
     problems += _check_decode(cfg.decode)
+    problems += _check_evaluate(cfg)
+    problems += _check_serve(cfg.serve)
     problems += _check_mesh(cfg)
     return problems
 
@@ -320,6 +339,41 @@ def _check_decode(dec: Decode) -> list[str]:
         require(hot != 0, f"{tries}: at temperature 0 of the thinking all tries are the same")
         forced = f'decode.parity="{dec.parity}" is of budget forcing, which this does without'
         require(dec.parity == "none", f"{tries}: {forced}")
+    return problems
+
+
+def decode_of(cfg: Config, run: Run) -> Decode:
+    """How a run of the evaluation asks."""
+    return dataclasses.replace(cfg.decode, **run.decode)
+
+
+def _check_evaluate(cfg: Config) -> list[str]:
+    problems = check_evaluation(cfg.evaluate)
+    problems += check_teacher("evaluate.judge", cfg.evaluate.judge)
+    if _check_decode(cfg.decode):
+        return problems  # which every run would repeat
+    for run in sweep(cfg.evaluate):
+        name = f'evaluate.runs "{run.name}"'
+        wrong = [
+            f"decode.{field} is for all runs: set it in decode"
+            for field in run.decode
+            if field in WHOLE_SWEEP
+        ]
+        decode = read_section(
+            Decode, dataclasses.asdict(cfg.decode) | dict(run.decode), "decode.", wrong
+        )
+        problems += [f"{name}: {problem}" for problem in wrong or _check_decode(decode)]
+    return problems
+
+
+def _check_serve(serve: Serve) -> list[str]:
+    problems = []
+    for name in ("max_queue", "max_body_bytes", "max_samples"):
+        value = getattr(serve, name)
+        if value < 1:
+            problems.append(f"serve.{name}={value} must be at least 1")
+    if not 0 <= serve.port < 65536:
+        problems.append(f"serve.port={serve.port} must be between 0 and 65535")
     return problems
 
 

@@ -141,13 +141,14 @@ def check_curation(pool: Pool, distill: Teacher, cur: Curate) -> list[str]:
         (cur.difficulty == "grades") <= (cur.grades is not None),
         'curate.difficulty="grades" needs curate.grades, a .jsonl of grades',
     )
-    problems += _check_teacher("distill", distill)
+    problems += check_teacher("distill", distill)
     for name in ("first", "second", "judge", "classifier"):
-        problems += _check_teacher(f"curate.{name}", getattr(cur, name))
+        problems += check_teacher(f"curate.{name}", getattr(cur, name))
     return problems
 
 
-def _check_teacher(path: str, teacher: Teacher) -> list[str]:
+def check_teacher(path: str, teacher: Teacher) -> list[str]:
+    """Everything wrong with a teacher's section, one line each."""
     problems: list[str] = []
 
     def require(ok: bool, problem: str) -> None:

@@ -63,8 +63,9 @@ def _hint(cls: type, path: str) -> Any:
 
 def _literal(text: str, hint: Any) -> Any:
     """The value that a text stands for, or the text itself where it stands for nothing else."""
-    if _is_texts(hint):
-        return _texts(text)
+    if _item_of(hint) is not None:
+        items = _texts(text)
+        return tuple(map(_number, items)) if _item_of(hint) is int else items
     options = typing.get_args(hint) or (hint,)
     if str in options and not (text == "None" and types.NoneType in options):
         return text
@@ -74,8 +75,13 @@ def _literal(text: str, hint: Any) -> Any:
         return text
 
 
-def _is_texts(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
+def _item_of(hint: Any) -> Any:
+    """What a field's tuple holds; None if it is no tuple."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+
+
+def _number(text: Any) -> Any:
+    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
 
 
 def _texts(text: str) -> Any:
@@ -103,34 +109,70 @@ def read_section(cls: type, values: dict[str, Any], prefix: str, problems: list[
                 kwargs[key] = read_section(hints[key], value, path + ".", problems)
             else:
                 problems.append(f"{path}={value!r} must be a section of fields")
+        elif dataclasses.is_dataclass(_item_of(hints[key])):
+            kwargs[key] = _read_items(_item_of(hints[key]), value, path, problems)
         elif not _has_type(value, hints[key]):
             problems.append(f"{path}={value!r} {_wrong_type(value, hints[key])}")
         else:
             kwargs[key] = _converted(value, hints[key])
-    return cls(**kwargs)
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    problems += [f"{prefix}{name} is missing" for name in missing]
+    return None if missing else cls(**kwargs)
+
+
+def _read_items(cls: type, value: Any, path: str, problems: list[str]) -> tuple[Any, ...]:
+    """A tuple of sections, each a `cls` or a dict of its fields."""
+    what = f"must be a tuple of {cls.__name__}s"
+    if not isinstance(value, tuple | list):
+        problems.append(f"{path}={value!r} {what}, not {type(value).__name__}")
+        return ()
+    items = []
+    for number, item in enumerate(value):
+        fields = (
+            {f.name: getattr(item, f.name) for f in dataclasses.fields(cls)}
+            if isinstance(item, cls)
+            else item
+        )
+        if isinstance(fields, dict):
+            read = read_section(cls, fields, f"{path}[{number}].", problems)
+            items += [] if read is None else [read]
+        else:
+            problems.append(f"{path}[{number}]={item!r} {what}, not {type(item).__name__}")
+    return tuple(items)
 
 
 def _converted(value: Any, hint: Any) -> Any:
     """A list as the tuple and a whole number as the float that its field holds."""
-    if _is_texts(hint):
+    if _item_of(hint) is not None:
         return tuple(value)
     takes_float = float in (typing.get_args(hint) or (hint,))
     return float(value) if takes_float and value is not None else value
 
 
 def _wrong_type(value: Any, hint: Any) -> str:
-    if not _is_texts(hint):
+    item_type = _item_of(hint)
+    if item_type is None:
         want = getattr(hint, "__name__", str(hint))
         return f"must be {want}, not {type(value).__name__}"
+    items = {str: "strings", int: "whole numbers"}[item_type]
     if not isinstance(value, tuple | list):
-        return f"must be a tuple of strings, not {type(value).__name__}"
-    wrong = next(item for item in value if not isinstance(item, str))
-    return f"must hold strings only, not {type(wrong).__name__}"
+        return f"must be a tuple of {items}, not {type(value).__name__}"
+    wrong = next(item for item in value if not _has_type(item, item_type))
+    return f"must hold {items} only, not {type(wrong).__name__}"
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    if _is_texts(hint):
-        return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
+    if (item_type := _item_of(hint)) is not None:
+        whole = isinstance(value, tuple | list)
+        return whole and all(_has_type(item, item_type) for item in value)
+    if typing.get_origin(hint) is not None and not isinstance(hint, types.UnionType):
+        return isinstance(value, typing.get_origin(hint))  # a Mapping, whatever is in it
     if isinstance(hint, types.UnionType):
         return any(_has_type(value, t) for t in typing.get_args(hint))
     if isinstance(value, bool):
