@@ -4,16 +4,15 @@ Beside `OUT.jsonl`, a line a sample, lies `OUT.jsonl.manifest.json`: how it is m
 is there. The same command again keeps the whole lines and makes what is missing.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from s1jax.config import Config, Decode, check
+from s1jax.lines import AppendedLines
 from s1jax.types import UserError
 
 QUESTIONS = ("prompt", "question", "problem")  # what the text may be called, the first wins
@@ -146,10 +145,9 @@ class GenerationsFile:
         self.manifest = path.with_name(path.name + ".manifest.json")
         self._made_with = made_with
         self.done: set[tuple[str, int]] = set()  # prompt and sample
-        self._bytes = self._whole_bytes = 0
-        self._file: Any = None
         if path.is_dir():
             raise UserError(f"--out={path} is a directory; it must be a file (it may be new)")
+        self._lines = AppendedLines(path, f"--out={path}")
         if path.exists() and path.stat().st_size:
             self._check_same()
             self._read(set(wanted))
@@ -170,52 +168,27 @@ class GenerationsFile:
             )
 
     def _read(self, wanted: set[tuple[str, int]]) -> None:
-        with self.path.open("rb") as file:
-            lines = list(file)
-        self._bytes = sum(map(len, lines))
-        for number, line in enumerate(lines, 1):
-            try:
-                fields = json.loads(line)
-                sample = (fields["id"], fields["sample"])
-                missing = sample in wanted and sample not in self.done
-                whole = line.endswith(b"\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                whole = False
-            if not whole and number == len(lines):
-                return  # a process was killed while it wrote this
-            if not whole or not missing:
-                what = (
-                    "is not what was written there" if not whole else "is not asked for, or twice"
-                )
-                raise UserError(f"--out={self.path}, line {number}: {what}; name a new file")
+        def take(fields: Any, *_: int) -> None:
+            sample = (fields["id"], fields["sample"])
+            if sample not in wanted or sample in self.done:
+                raise UserError("is not asked for, or twice; name a new file")
             self.done.add(sample)
-            self._whole_bytes += len(line)
+
+        self._lines.read(take)
 
     def __enter__(self) -> "GenerationsFile":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--out={self.path} is being written by another process") from error
-        except OSError as error:
-            raise UserError(f"--out={self.path} cannot be written: {error.strerror}") from error
-        if os.fstat(self._file.fileno()).st_size != self._bytes:
-            raise UserError(f"--out={self.path} was just written by another process: start again")
-        self._file.truncate(self._whole_bytes)  # without a broken last line
+        self._lines.__enter__()
         self._note()
         return self
 
     def add(self, generation: Generation) -> None:
         """Appends a line, which is in the file when this returns."""
-        self._file.write(generation.to_json().encode())
-        self._file.flush()
+        self._lines.add(generation.to_json())
         self.done.add((generation.id, generation.sample))
 
     def __exit__(self, *_: object) -> None:
-        os.fsync(self._file.fileno())
         self._note()
-        self._file.close()
+        self._lines.__exit__()
 
     def _note(self) -> None:
         counts = {"wanted": self.wanted, "done": len(self.done)}
