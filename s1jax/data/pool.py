@@ -88,9 +88,9 @@ def read_questions(path: str) -> list[str]:
         if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w.-]+)?", path):
             raise UserError(f"evaluation set {path}: there is no such file")
         owner, name, config = [*path.split("/"), None][:3]
-        rows = _rows_of(_loaded(Part(f"{owner}/{name}", config, split=None)), path)
+        rows = rows_of(load_part(Part(f"{owner}/{name}", config, split=None)), path)
     else:
-        rows = _file_rows(file)
+        rows = file_rows(file)
     questions: list[str] = []
     for place, row in rows:
         if isinstance(row, Unreadable):
@@ -122,7 +122,7 @@ def _read(
     if name in SOURCES:
         return _hub_source(name, SOURCES[name], cfg, seed, revision)
     path = Path(name).expanduser()
-    source = _sifted(name, (_file_question(row, path.stem) for row in _file_rows(path)), cfg)
+    source = _sifted(name, (_file_question(row, path.stem) for row in file_rows(path)), cfg)
     if not source.questions and not source.set_aside:
         raise UserError(f"{path}: has no rows")
     return source
@@ -170,7 +170,8 @@ def _is_text(value: str) -> bool:
 # --- Files ---
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl or a .parquet, with their places. UserError if it is neither."""
     if path.is_dir():
         raise UserError(f"{path}: is a directory; a .jsonl or a .parquet is needed")
     if not path.exists():
@@ -261,14 +262,14 @@ def _hub_source(name: str, source: HubSource, cfg: Pool, seed: int, revision: st
         part, column = source.listed
         if part.hub == source.parts[0].hub:
             part = replace(part, revision=revision or part.revision)
-        rows = _rows_of(_loaded(part), part.name)
+        rows = rows_of(load_part(part), part.name)
         listed = frozenset(row[column] for _, row in rows if isinstance(row.get(column), str))
 
     def found() -> Iterator[Question | SetAside]:
         for part in source.parts:
             part = replace(part, revision=revision or part.revision)
             reading = Reading(part, cfg, seed, listed)
-            for place, row in _rows_of(_loaded(part), part.name):
+            for place, row in rows_of(load_part(part), part.name):
                 try:
                     question = source.to_question(row, reading)
                 except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -287,7 +288,7 @@ def _hub_source(name: str, source: HubSource, cfg: Pool, seed: int, revision: st
     return result
 
 
-def _loaded(part: Part) -> Any:
+def load_part(part: Part) -> Any:
     """The split of a data set of the hub. Raises UserError with the reason if it cannot be had."""
     import datasets
 
@@ -326,7 +327,7 @@ def _stay_offline_after(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _rows_of(loaded: Any, name: str) -> Iterator[Row]:
+def rows_of(loaded: Any, name: str) -> Iterator[Row]:
     """Rows as they are stored: pictures are not decoded, and few are in memory together."""
     number = 0
     for batch in loaded.with_format("arrow").iter(batch_size=64):

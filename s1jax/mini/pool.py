@@ -45,6 +45,17 @@ def held_out(seed: int = 0) -> list[str]:
     return _distinct(np.random.default_rng([seed, 2]), HELD_OUT, set())
 
 
+def evaluation_rows(seed: int = 0) -> list[tuple[str, dict[str, str]]]:
+    """The held-out questions as rows of an evaluation's task, and where each is."""
+    return [
+        (
+            f"mini: held-out question {number} (from 0)",
+            {"question": text, "answer": solve(text), "family": family(text)},
+        )
+        for number, text in enumerate(held_out(seed))
+    ]
+
+
 def _distinct(rng: np.random.Generator, count: int, without: set[str]) -> list[str]:
     texts: dict[str, None] = {}
     while len(texts) < count:
