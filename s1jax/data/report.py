@@ -34,17 +34,17 @@ def plot_funnel(funnel: Sequence[Stage], path: Path) -> None:
 
     Raises UserError, as the other pictures do, if the file cannot be written.
     """
-    _save(draw_funnel(funnel), path)
+    save_figure(draw_funnel(funnel), path)
 
 
 def plot_domains(candidates: Mapping[str, int], picked: Mapping[str, int], path: Path) -> None:
     """Draws as PNG each domain's share of the candidates and of the picked, by their counts."""
-    _save(draw_domains(candidates, picked), path)
+    save_figure(draw_domains(candidates, picked), path)
 
 
 def plot_lengths(candidates: Sequence[int], picked: Sequence[int], path: Path) -> None:
     """Draws as PNG how long the thinking is, in tokens, of the candidates and of the picked."""
-    _save(draw_lengths(candidates, picked), path)
+    save_figure(draw_lengths(candidates, picked), path)
 
 
 def draw_funnel(funnel: Sequence[Stage]) -> Any:
@@ -145,7 +145,8 @@ def draw_domains(candidates: Mapping[str, int], picked: Mapping[str, int]) -> An
     axes.set_ylim(max(len(domains), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, pad=9)
     axes.set_xlabel("share of the questions")
-    _dress(axes, grid="both", keep=("bottom",), shares=axes.xaxis)
+    dress(axes, grid="both", keep=("bottom",))
+    _per_cent(axes.xaxis)
     if domains:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False)
     return figure
@@ -189,7 +190,8 @@ def draw_lengths(candidates: Sequence[int], picked: Sequence[int]) -> Any:
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("tokens of thinking")
     axes.set_ylabel("share of the questions")
-    _dress(axes, grid="y", keep=("bottom", "left"), shares=axes.yaxis)
+    dress(axes, grid="y", keep=("bottom", "left"))
+    _per_cent(axes.yaxis)
     if candidates or picked:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False)
     return figure
@@ -208,18 +210,21 @@ def _bins(candidates: Sequence[int], picked: Sequence[int]) -> tuple[list[float]
     return np.arange(least - 0.5, most + width, width).tolist(), False
 
 
-def _dress(axes: Any, *, grid: str, keep: tuple[str, ...], shares: Any) -> None:
-    """The look of all plots: grid lines, these spines, and per cent on one of the two axes."""
-    from matplotlib.ticker import FuncFormatter
-
-    shares.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+def dress(axes: Any, grid: str, keep: tuple[str, ...]) -> None:
+    """Gives axes the look of all plots: grid lines, and these spines."""
     for side, spine in axes.spines.items():
         spine.set_visible(side in keep)
     axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _per_cent(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+
+
+def save_figure(figure: Any, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     try:
@@ -248,7 +253,7 @@ def stage_table(funnel: Sequence[Stage]) -> str:
         ]
         for stage in funnel
     ]
-    return _table("stage", ["before", "after"], "dropped", rows)
+    return table("stage", ["before", "after"], "dropped", rows)
 
 
 def domain_table(picks: Sequence[Pick]) -> str:
@@ -265,7 +270,7 @@ def domain_table(picks: Sequence[Pick]) -> str:
         for domain, some in largest
     ]
     rows.append(["all", f"{len(picks):,}", f"{_thinking_tokens(picks):,}", ""])
-    return _table("domain", ["questions", "tokens of thinking"], "commonest sources", rows)
+    return table("domain", ["questions", "tokens of thinking"], "commonest sources", rows)
 
 
 def _thinking_tokens(picks: Sequence[Pick]) -> int:
@@ -304,10 +309,11 @@ def source_table(
     every = [length for name in names for length in tokens.get(name, [])]
     rows.append(row("all", [sum(count.values()) for count in counts], every))
     numbers = ["in the pool", "after cleaning", "selected", "mean tokens of thinking"]
-    return _table("source", numbers, None, rows)
+    return table("source", numbers, None, rows)
 
 
-def _table(first: str, numbers: list[str], last: str | None, rows: Sequence[list[str]]) -> str:
+def table(first: str, numbers: list[str], last: str | None, rows: Sequence[list[str]]) -> str:
+    """A table: the heading of its first column, of those with numbers, of a last one with text."""
     texts = [last] if last else []
     head, rule = [first, *numbers, *texts], ["---", *["---:"] * len(numbers), *["---"] * len(texts)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *rows))
