@@ -3,6 +3,7 @@
     python -m s1jax.distill --config=configs/mini.py --workdir=runs/mini
     python -m s1jax.curate --config=configs/mini.py --workdir=runs/mini
     python -m s1jax.train --config=configs/mini.py --workdir=runs/mini
+    python -m s1jax.evaluate --config=configs/mini.py --workdir=runs/mini
     python -m s1jax.generate --config=configs/mini.py --model=runs/mini --prompt="What is 47 + 85?"
 
 Training reads its own 400 examples unless --config.data.path=runs/mini/curated.jsonl names the
@@ -41,4 +42,10 @@ def get_config() -> ConfigDict:
     c.optimizer.learning_rate = 3e-3
     c.decode.max_thinking_tokens = 512  # its examples have 30 to 250 tokens, its context 1,024
     c.decode.max_answer_tokens = 64
+    c.decode.min_thinking_tokens = 1  # so that one generation serves all runs below
+    c.decode.batch_size = 16
+    c.evaluate.tasks = ("mini",)
+    c.evaluate.budgets = (8, 16, 32, 64, 128, 512)
+    c.evaluate.ignore_ends = (1, 2, 4)
+    c.evaluate.base = "same"
     return c

@@ -157,9 +157,13 @@ def judge_prompt(question: Question, answer: str) -> Prompt:
     return Prompt(question_id(JUDGE + text), text, system=JUDGE)
 
 
-def _verdict(row: Trace | None) -> Grade:
-    """Only a last line that is exactly Yes or No counts, as in s1."""
+def judged_by(row: Trace | None) -> bool | None:
+    """What a judge's reply says; None unless its last line is exactly Yes or No, as in s1."""
     last = row.answer.rstrip().split("\n")[-1] if row is not None else ""
-    if last not in ("Yes", "No"):
-        return Grade(None, "the judge's reply ends in neither Yes nor No")
-    return Grade(last == "Yes", "judge")
+    return {"Yes": True, "No": False}.get(last)
+
+
+def _verdict(row: Trace | None) -> Grade:
+    correct = judged_by(row)
+    none = "the judge's reply ends in neither Yes nor No"
+    return Grade(correct, none if correct is None else "judge")

@@ -128,7 +128,7 @@ def open_teacher(cfg: Config, teacher: Teacher, *, thinking: bool, field: str) -
     except UserError as error:
         raise UserError(f"{field}: {error}") from error
     if field != "distill":  # one model may be teacher, judge and more, each with its own settings
-        role = field.removeprefix("curate.")
+        role = field.rpartition(".")[2]
         assert role in ROLES, "or its rows would pass for a teacher's"
         asked.name = f"{role} {asked.name}"
     return asked

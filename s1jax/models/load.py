@@ -26,7 +26,9 @@ from s1jax.models.safetensors import opened
 from s1jax.models.weights import Progress, load_params, unflatten
 from s1jax.progress import SECONDS_BETWEEN_LINES, format_bytes, format_seconds
 
-_SAMPLE_BYTES = 4096  # of each tensor, that tell a model from the same one trained further
+# Of each tensor, that tell a model from the same one trained further: so many samples of so many
+# bytes, evenly apart. What has no more than that is read whole.
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,20 @@ def digest(source: Source) -> str:
         what = []
         for name, tensor in sorted(source.stored.tensors.items()):
             with opened(tensor.file) as file, open(file, "rb", closefd=False) as data:
-                data.seek(tensor.offset)
-                sample = data.read(min(_SAMPLE_BYTES, tensor.bytes))
-            what.append([name, tensor.dtype, tensor.shape, hashlib.sha256(sample).hexdigest()])
+                sample = hashlib.sha256()
+                for start, length in _samples(tensor.bytes):
+                    data.seek(tensor.offset + start)
+                    sample.update(data.read(length))
+            what.append([name, tensor.dtype, tensor.shape, sample.hexdigest()])
     return hashlib.sha256(json.dumps([source.raw, what]).encode()).hexdigest()
+
+
+def _samples(size_bytes: int) -> list[tuple[int, int]]:
+    """Where samples of a tensor begin, its first and last bytes among them, and their lengths."""
+    if size_bytes <= _SAMPLES * _SAMPLE_BYTES:
+        return [(0, size_bytes)]
+    last = size_bytes - _SAMPLE_BYTES
+    return [(n * last // (_SAMPLES - 1), _SAMPLE_BYTES) for n in range(_SAMPLES)]
 
 
 def load(

@@ -1,0 +1,292 @@
+"""From generations to what is known of a model: marks, scores, results, pictures, the report.
+
+Everything here runs without jax, weights or a network (but for a judge, if one is asked), as often
+as one likes: a grader that was mended, or a gold answer, costs no generation.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from s1jax.attempts import ask_all, judge_prompt, judged_by
+from s1jax.config import Config, decode_of
+from s1jax.data.rows import replaced
+from s1jax.data.store import TraceStore
+from s1jax.evaluation import marking, page, plots
+from s1jax.evaluation.marking import Mark
+from s1jax.evaluation.report import report
+from s1jax.evaluation.results import BASE, Results, Score, scores_text
+from s1jax.evaluation.samples import Sample, SamplesFile
+from s1jax.evaluation.summary import summarise
+from s1jax.evaluation.tasks import Item, digest, items_of, read_task
+from s1jax.evaluation_config import Evaluate, Run, Task, tasks_of
+from s1jax.mini import MINI
+from s1jax.mini.pool import evaluation_rows
+from s1jax.progress import Progress
+from s1jax.types import Question, UserError
+
+GENERATIONS, MANIFEST = "generations.jsonl", "evaluation.json"
+_MARKS = "marks.jsonl"
+
+Items = Mapping[str, Sequence[Item]]  # by the names of tasks
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Who was asked what: the manifest of a workdir."""
+
+    config: dict[str, Any]
+    models: dict[str, dict[str, str]]  # MODEL and BASE: path, sha256, tokenizer_sha256
+    runs: dict[str, list[Run]]  # of each
+    plan: dict[str, dict[str, dict[str, dict[str, list[str]]]]]  # model, task, run, id: keys
+    about: dict[str, Any]  # versions and devices
+
+    def write(self, path: Path) -> None:
+        """Writes it, whole or not at all."""
+        with replaced(path) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Evaluation":
+        """The manifest of a file. UserError if there is none."""
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file; evaluate into --workdir first")
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            runs = {model: [Run(**run) for run in runs] for model, runs in fields["runs"].items()}
+            return cls(**{**fields, "runs": runs})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: is no evaluation's manifest: {error}") from error
+
+
+def read_tasks(evaluate: Evaluate) -> dict[str, list[Item]]:
+    """The questions of all tasks. UserError if there are none, or a task cannot be read."""
+    tasks = tasks_of(evaluate)
+    if not tasks:
+        raise UserError('evaluate.tasks is empty: set it, for example to ("math500",)')
+    paths, revisions = (
+        dict(pair.split("=", 1) for pair in pairs) for pairs in (evaluate.paths, evaluate.revisions)
+    )
+    return {
+        task.name: _items(task, paths.get(task.name), revisions.get(task.name), evaluate)
+        for task in tasks
+    }
+
+
+def _items(task: Task, path: str | None, revision: str | None, evaluate: Evaluate) -> list[Item]:
+    if (path or task.path) == MINI:
+        return items_of(task, evaluation_rows())[: evaluate.max_questions]
+    return read_task(task, path=path, revision=revision, most=evaluate.max_questions)
+
+
+def tell(cfg: Config, workdir: Path, evaluation: Evaluation, items: Items) -> Results:
+    """Grades all samples that are there, writes scores, results, report and pictures.
+
+    Raises UserError if the generations are of other questions, or the judge cannot be asked.
+    """
+    file = SamplesFile(workdir / GENERATIONS)
+    scores, graded = _scores(cfg, workdir, evaluation, items, file)
+    if not scores:
+        raise UserError(f"{workdir / GENERATIONS}: holds no sample of these tasks and runs")
+    scores, disagreements = _judged(cfg, workdir, items, scores)
+    runs = list({run.name: run for of in evaluation.runs.values() for run in of}.values())
+    results = summarise(
+        scores,
+        runs,
+        {run.name: decode_of(cfg, run) for run in runs},
+        models={name: about["path"] for name, about in evaluation.models.items()},
+        tasks={task: len(of) for task, of in items.items()},
+        labels=_labels,
+        resamples=cfg.evaluate.resamples,
+        seed=cfg.seed,
+        parity=cfg.evaluate.parity,
+        judge_decides=cfg.evaluate.judge_decides,
+        disagreements=disagreements,
+        about={
+            **evaluation.about,
+            "models": evaluation.models,
+            "tasks": {
+                task: {"questions": len(of), "sha256": digest(of)} for task, of in items.items()
+            },
+        },
+    )
+    _write(workdir / "scores.jsonl", scores_text(scores))
+    _write(workdir / "results.json", results.to_json())
+    _write(workdir / "report.md", report(results))
+    plots.plot_scaling(results, workdir / "scaling.png")
+    plots.plot_methods(results, workdir / "methods.png")
+    plots.plot_thinking(results, scores, workdir / "thinking.png")
+    plots.plot_waits(results, workdir / "waits.png")
+    prompts = {(item.task, item.id): item.prompt for of in items.values() for item in of}
+    shown = (
+        page.Shown(score, prompts[score.task, score.id], file.get(key))
+        for score, key in zip(scores, graded, strict=True)
+    )
+    page.write_page(workdir / "samples.html", results, shown)
+    return results
+
+
+def _scores(
+    cfg: Config, workdir: Path, evaluation: Evaluation, items: Items, file: SamplesFile
+) -> tuple[list[Score], list[str]]:
+    """The scores of all samples that are there, and the samples' keys."""
+    graders = {task.name: task.grader for task in tasks_of(cfg.evaluate)}
+    places, texts = [], []
+    for model, run, item, number, key in _planned(evaluation, items):
+        if key not in file:
+            continue
+        sample = file.get(key)
+        if sample.generation.prompt != item.prompt:
+            raise UserError(
+                f"{workdir / GENERATIONS}: question {item.id} of {item.task} was another one when"
+                " it was asked: evaluate again, without --grade"
+            )
+        text = sample.generation.text if cfg.evaluate.parity else sample.answer_text
+        places.append((model, run, item, number, key))
+        texts.append((graders[item.task], item, text))
+    marks = _marks(cfg, workdir / _MARKS, texts)
+    scores = [
+        _score(model, run, item, number, file.get(key), mark)
+        for (model, run, item, number, key), mark in zip(places, marks, strict=True)
+    ]
+    return scores, [key for *_, key in places]
+
+
+def _planned(evaluation: Evaluation, items: Items) -> Iterator[tuple[str, Run, Item, int, str]]:
+    """Model, run, question, number and key of each sample, by tasks, models and runs."""
+    for task, of in items.items():
+        for model, runs in evaluation.runs.items():
+            for run in runs:
+                keys = evaluation.plan[model].get(task, {}).get(run.name, {})
+                for item in of:
+                    for number, key in enumerate(keys.get(item.id, [])):
+                        yield model, run, item, number, key
+
+
+def _marks(cfg: Config, path: Path, texts: Sequence[tuple[str, Item, str]]) -> list[Mark]:
+    """The marks of answers; those of earlier times are taken up."""
+    parity = cfg.evaluate.parity
+    known = _known_marks(path)
+    keys = [marking.key(*text, parity) for text in texts]
+    fresh = sum(key not in known for key in keys)
+    progress = Progress("grading", "answers", len(keys), len(keys) - fresh)
+
+    def tell(done: int) -> None:
+        progress.done = len(keys) - fresh + done
+        progress.show()
+
+    marks = marking.mark(
+        texts, parity=parity, processes=cfg.evaluate.grading_processes, known=known, tell=tell
+    )
+    if fresh:
+        progress.show(last=True)
+    lasting = {key: mark for key, mark in zip(keys, marks, strict=True) if mark.lasts}
+    lines = (json.dumps([key, *asdict(mark).values()]) + "\n" for key, mark in lasting.items())
+    _write(path, "".join(lines))
+    return marks
+
+
+def _known_marks(path: Path) -> dict[str, Mark]:
+    """The marks of a file; none if it is not whole: they can be made again."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {key: Mark(*mark) for key, *mark in lines}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _score(model: str, run: Run, item: Item, number: int, sample: Sample, mark: Mark) -> Score:
+    generation = sample.generation
+    return Score(
+        model=model,
+        task=item.task,
+        run=run.name,
+        method=run.method,
+        id=item.id,
+        sample=number,
+        group=item.group,
+        gold=item.gold,
+        answer=mark.answer,
+        correct=mark.correct,
+        reason=mark.reason,
+        judged=None,
+        thinking_tokens=sample.s1_thinking_tokens,
+        answer_tokens=sample.s1_answer_tokens,
+        used_tokens=generation.thinking_tokens,
+        ended=generation.thinking_ended,
+        ignored_ends=len(generation.ignored_ends),
+        finish=generation.finish,
+    )
+
+
+def _labels(scores: Sequence[Score]) -> list[int]:
+    return marking.clusters([s.answer for s in scores], [s.correct for s in scores])
+
+
+# --- The judge ---
+
+
+def _judged(
+    cfg: Config, workdir: Path, items: Items, scores: list[Score]
+) -> tuple[list[Score], int | None]:
+    """The scores with a judge's verdicts, and on how many it disagrees; without a judge as given.
+
+    It is asked once about each answer that is not the very text of the reference.
+    """
+    if not cfg.evaluate.judge.via:
+        return scores, None
+    questions = {
+        (item.task, item.id): Question(item.prompt, item.gold)
+        for of in items.values()
+        for item in of
+    }
+    prompts = {
+        (s.task, s.id, s.answer): judge_prompt(questions[s.task, s.id], s.answer)
+        for s in scores
+        if s.answer is not None and s.reason != "same text"
+    }
+    with TraceStore(workdir / "judge.db") as store:
+        rows = ask_all(cfg, cfg.evaluate.judge, "evaluate.judge", list(prompts.values()), store)
+    verdicts = {what: judged_by(rows.get((prompt.id, 0))) for what, prompt in prompts.items()}
+    judged = [replace(s, judged=verdicts.get((s.task, s.id, s.answer or ""))) for s in scores]
+    differ = [s for s in judged if s.judged is not None and s.judged != s.correct]
+    _write(
+        workdir / "disagreements.jsonl",
+        "".join(
+            json.dumps(asdict(s) | {"prompt": questions[s.task, s.id].question}, ensure_ascii=False)
+            + "\n"
+            for s in differ
+        ),
+    )
+    if cfg.evaluate.judge_decides:
+        judged = [
+            s if s.judged is None else replace(s, correct=s.judged, reason="judge") for s in judged
+        ]
+    return judged, len(differ)
+
+
+def versions() -> dict[str, str]:
+    """What generated and graded, by the names of packages."""
+    names = ("s1jax", "jax", "flax", "transformers", "math-verify", "sympy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def summary(results: Results) -> str:
+    """A line for each run, for the screen."""
+    lines = []
+    for run in results.runs:
+        who = "base " if run.model == BASE else ""
+        lines.append(
+            f"{run.task}  {who}{run.run}: {run.accuracy.value:.1f}%"
+            f" ({run.accuracy.low:.1f} to {run.accuracy.high:.1f}),"
+            f" {run.thinking_tokens:.0f} tokens of thinking"
+        )
+    return "\n".join(lines)
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogatepass")
