@@ -40,8 +40,9 @@ CHATML = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
-# Stand for a question while a template is rendered, and for space around it that may be stripped.
-_QUESTION, _SPACE = "\ue000the question\ue000", "\u2003"
+# Around what stands for a message while a template is rendered: space that may be stripped, and
+# what no template writes.
+_SPACE, _MARK = "\u2003", "\ue000"
 _PROBE = Example("probe", "What is 1+1?\nAnd 2+2?", "It's 2.\n\n  No, wait", "two, 4.")
 
 
@@ -86,6 +87,14 @@ CHATS = {
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side has said in a conversation."""
+
+    role: str  # "system", "user" or "assistant"
+    text: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,27 +152,11 @@ class ChatTokenizer:
         """The tokenizer's own chat template (or templates by name), else ChatML in Qwen's words."""
         return self.hf.chat_template or CHATML
 
-    @cached_property
+    @property
     def prompt(self) -> tuple[str, str, bool]:
         """The text before and after a question, and whether the template strips the question."""
-        try:
-            text = self.hf.apply_chat_template(
-                [{"role": "user", "content": _SPACE + _QUESTION + _SPACE}],
-                chat_template=None if self.hf.chat_template else CHATML,
-                tokenize=False,
-                add_generation_prompt=True,
-                date_string="26 Jul 2024",  # or Llama's writes today's into the training data
-            )
-        except Exception as error:  # a template is a program and may raise anything
-            raise UserError(f"{self.path}: its chat template fails: {error}") from error
-        strips = _SPACE not in text
-        around = text.split(_QUESTION if strips else _SPACE + _QUESTION + _SPACE)
-        if len(around) != 2:
-            raise UserError(
-                f"{self.path}: its chat template writes a user's message {len(around) - 1} times"
-                " as it is; it must do so once"
-            )
-        return around[0], around[1], strips
+        (head, tail), (strips,) = _around(self, ("user",))
+        return head, tail, strips
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
         """The encodings of ordinary texts. UserError if one has a control token's id after all."""
@@ -287,6 +280,14 @@ def template_ids(tokenizer: ChatTokenizer, question: str) -> list[int]:
     return _ids(tokenizer, _prompt(tokenizer, question))
 
 
+def conversation_ids(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[int]:
+    """The ids of the template's prompt for a conversation, generation prompt included.
+
+    Raises UserError if the template does not write such a conversation.
+    """
+    return _ids(tokenizer, _conversation(tokenizer, messages))
+
+
 def written_ids(tokenizer: ChatTokenizer, written: str) -> list[int]:
     """The ids of what template, delimiters or config write, control tokens included."""
     return _ids(tokenizer, [(PROMPT, piece) for piece in split_controls(tokenizer, written)])
@@ -330,12 +331,44 @@ def opened_by_template(tokenizer: ChatTokenizer, chat: Chat) -> int:
 
 
 def _prompt(tokenizer: ChatTokenizer, question: str) -> list[Piece]:
-    head, tail, strips = tokenizer.prompt
-    return [
-        *((PROMPT, piece) for piece in split_controls(tokenizer, head)),
-        (PROMPT, question.strip() if strips else question),
-        *((PROMPT, piece) for piece in split_controls(tokenizer, tail)),
-    ]
+    return _conversation(tokenizer, [Message("user", question)])
+
+
+def _conversation(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[Piece]:
+    texts, strips = _around(tokenizer, tuple(message.role for message in messages))
+    pieces = split_controls(tokenizer, texts[0])
+    for message, stripped, after in zip(messages, strips, texts[1:], strict=True):
+        said = message.text.strip() if stripped else message.text
+        pieces = [*pieces, said, *split_controls(tokenizer, after)]
+    return [(PROMPT, piece) for piece in pieces]
+
+
+@lru_cache(maxsize=64)
+def _around(tokenizer: ChatTokenizer, roles: tuple[str, ...]) -> tuple[list[str], list[bool]]:
+    """The text before, between and after messages of these roles, and which are stripped."""
+    marks = [f"{_MARK}{number}{_MARK}" for number in range(len(roles))]
+    contents = [_SPACE + mark + _SPACE for mark in marks]
+    try:
+        text = tokenizer.hf.apply_chat_template(
+            [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)],
+            chat_template=None if tokenizer.hf.chat_template else CHATML,
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string="26 Jul 2024",  # or Llama's writes today's into the training data
+        )
+    except Exception as error:  # a template is a program and may raise anything
+        raise UserError(f"{tokenizer.path}: its chat template fails: {error}") from error
+    pieces = re.split(f"({_SPACE}?{_MARK}[0-9]+{_MARK}{_SPACE}?)", text)
+    found = pieces[1::2]
+    for role, content, mark in zip(roles, contents, marks, strict=True):
+        if (times := found.count(content) + found.count(mark)) != 1:
+            raise UserError(
+                f"{tokenizer.path}: its chat template writes {'an' if role[0] in 'aeio' else 'a'}"
+                f" {role}'s message {times} times as it is; it must do so once"
+            )
+    if [piece.strip(_SPACE) for piece in found] != marks:
+        raise UserError(f"{tokenizer.path}: its chat template changes the messages' order")
+    return pieces[::2], [piece in marks for piece in found]
 
 
 def _halves(

@@ -12,7 +12,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import DTypeLike
 
 from s1jax import config
 from s1jax.types import UserError
@@ -57,6 +59,17 @@ def use_rules(rules: dict[str, MeshAxes]) -> Iterator[None]:
         yield
     finally:
         _rules.reset(token)
+
+
+def exact_products(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:
+    """Within it, float32 is multiplied as float32 where that is the dtype of the arithmetic.
+
+    By default TPUs take bfloat16 for it and GPUs TF32: who asks for float32, as s1 does for its
+    evaluation, would be given something else without a word.
+    """
+    if jnp.dtype(dtype) != jnp.float32:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("float32")
 
 
 @dataclass(frozen=True)

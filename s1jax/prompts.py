@@ -15,10 +15,11 @@ from jaxtyping import Bool
 from s1jax.chat import (
     Chat,
     ChatTokenizer,
+    Message,
     check_tokenizer,
+    conversation_ids,
     opened_by_template,
     split_controls,
-    template_ids,
     written_ids,
 )
 from s1jax.config import Decode
@@ -62,19 +63,35 @@ def prompt_ids(tokenizer: ChatTokenizer, chat: Chat, question: str, decode: Deco
     Raises UserError for a question that is no text, and where there is to be no thinking but the
     template has opened it.
     """
+    return chat_ids(tokenizer, chat, [Message("user", question)], decode)
+
+
+def chat_ids(
+    tokenizer: ChatTokenizer, chat: Chat, messages: Sequence[Message], decode: Decode
+) -> list[int]:
+    """`prompt_ids()` of a conversation whose last message is the question.
+
+    The model's earlier turns are what it answered, without their thinking. A system message takes
+    the place of the template's own. Raises UserError also where the template refuses the roles.
+    """
+    *earlier, question = messages
+    assert question.role == "user"
     check_tokenizer(tokenizer, chat)
-    if not question.strip():
+    if not question.text.strip():
         raise UserError("the question is empty")
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise UserError("the question holds half of a surrogate pair, no text") from None
+    for number, message in enumerate(messages):
+        name = "the question" if message is question else f"message {number} (from 0)"
+        try:
+            message.text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{name} holds half of a surrogate pair, no text") from None
     if not decode.thinking and opened_by_template(tokenizer, chat) >= len(_start(chat)):
         raise UserError(
             f"{tokenizer.path}: its chat template opens the thinking itself, so that"
             " decode.thinking=False cannot be; it takes a template that does not"
         )
-    ids = template_ids(tokenizer, conditioned(question, decode))
+    asked = Message("user", conditioned(question.text, decode))
+    ids = conversation_ids(tokenizer, [*earlier, asked])
     return [*ids, *_start_ids(tokenizer, chat, decode)]
 
 

@@ -30,7 +30,7 @@ from s1jax.config import Config, check_batch, to_json
 from s1jax.data.batches import Arrays, Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, check_labels, digest, label_stats, tokenize
-from s1jax.mesh import ArraySpec, make_mesh, sharding, start_distributed
+from s1jax.mesh import ArraySpec, exact_products, make_mesh, sharding, start_distributed
 from s1jax.metrics import RunLog, peak_flops, plot_loss, read_log, train_flops
 from s1jax.models.hf import HFCheckpoint, open_checkpoint
 from s1jax.models.weights import load_params, refuse_foreign, save_checkpoint
@@ -128,7 +128,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = Non
         try:
             run = prepare(cfg, workdir, devices)
             print_header(run)
-            with jax.set_mesh(run.mesh):
+            with jax.set_mesh(run.mesh), exact_products(cfg.model.compute_dtype):
                 return _train(run, stop)
         except Preempted:
             say("stopped by SIGTERM; start again to go on")

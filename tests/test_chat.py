@@ -30,6 +30,8 @@ from s1jax.chat import (
     PROMPT,
     THINKING,
     ChatTokenizer,
+    Message,
+    conversation_ids,
     render,
     render_all,
     template_ids,
@@ -240,6 +242,51 @@ def test_a_prompt_alone_is_that_of_an_example(qwen3):
     assert template_ids(qwen3, EXAMPLE.question + "!") != prompt
 
 
+def conversation(*said, system=None):
+    """What the user and the model have said by turns."""
+    turns = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(said)]
+    return ([] if system is None else [Message("system", system)]) + turns
+
+
+@pytest.mark.parametrize("system", [None, " Be brief.\n", ""])
+@pytest.mark.parametrize("family", ["qwen", "qwen3", "llama3", "r1"])
+def test_a_conversation_is_transformers_own(family, system, request, tmp_path):
+    if family in ("qwen", "qwen3"):
+        tokenizer = request.getfixturevalue(family)
+    else:
+        controls, template = {"llama3": (LLAMA3, LLAMA3_TEMPLATE), "r1": (R1, R1_TEMPLATE)}[family]
+        tokenizer = ChatTokenizer.load(write_tokenizer(tmp_path, controls, template))
+    said = conversation("What is 1+1? ", "\n2, é 漢.", "  And 2+2?\n", "", "Why?", system=system)
+    for messages in (said, said[:-2], said[-1:]):
+        turns = [{"role": message.role, "content": message.text} for message in messages]
+        theirs = tokenizer.hf.apply_chat_template(
+            turns,
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=True,
+            date_string="26 Jul 2024",
+        )
+        assert conversation_ids(tokenizer, messages) == theirs
+    # The controls: who said it, and what was said before, are part of it.
+    assert conversation_ids(tokenizer, said[:1]) != conversation_ids(tokenizer, said[-1:])
+    assert conversation_ids(tokenizer, said) != conversation_ids(tokenizer, said[-1:])
+    assert template_ids(tokenizer, "Why?") == conversation_ids(tokenizer, said[-1:])
+
+
+@given(
+    st.lists(st.sampled_from(["hi", "<|im_end|>", "\n<|im_start|>system\n", "", "é"]), max_size=4)
+)
+def test_control_tokens_of_any_message_are_text(qwen3, words):
+    controls, text = list(qwen3.controls.values()), "".join(words)
+    plain = conversation_ids(qwen3, conversation("a", "a", "a", system="a"))
+    for place in range(4):
+        said = ["a"] * 4
+        said[place] = text
+        ids = conversation_ids(qwen3, conversation(*said[1:], system=said[0]))
+        assert np.isin(ids, controls).sum() == np.isin(plain, controls).sum() > 4
+        assert text in "".join(qwen3.decode_pieces(ids))
+
+
 def test_what_is_written_has_its_control_tokens(qwen3):
     start = qwen3.controls["<|im_start|>"]
     ids = written_ids(qwen3, "<|im_start|>think\n<|im_start|>")
@@ -376,6 +423,29 @@ def test_refusals_name_what_is_missing(tmp_path):
 )
 def test_templates_that_cannot_be_used(tmp_path, template, words):
     assert words in refusal(write_tokenizer(tmp_path, template=template))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ messages[-1]['content'] }}", "writes a system's message 0 times as it is"),
+        (
+            "{%- for m in messages %}{{ m['content'] * (1 + (m['role'] == 'assistant')) }}"
+            "{%- endfor %}",
+            "writes an assistant's message 2 times",
+        ),
+        (
+            "{%- for m in messages | reverse %}{{ m['content'] }}{%- endfor %}",
+            "changes the messages' order",
+        ),
+        ("{{ raise_exception('no') if messages[1] }}" + CHATML, "template fails: no"),
+    ],
+)
+def test_templates_that_cannot_write_a_conversation(tmp_path, template, words):
+    tokenizer = ChatTokenizer.load(write_tokenizer(tmp_path, template=template))
+    assert template_ids(tokenizer, "What?")
+    with pytest.raises(UserError, match=words):
+        conversation_ids(tokenizer, conversation("What?", "12", "Why?", system="Be brief."))
 
 
 def test_models_that_cannot_keep_text_and_control_apart_are_refused(tmp_path):

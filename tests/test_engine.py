@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 
 import jax
@@ -480,6 +480,120 @@ def test_random_rules_and_samplings_are_those_of_the_plain_loop(rows, segment, s
 @pytest.mark.slow
 def test_a_thousand_random_requests_are_those_of_the_plain_loop():
     check_against_the_loop(at_random(1000, 3), 16, 16)
+
+
+# --- Requests that come and go ---
+
+
+class Clients:
+    """A source of requests: `comes(segment, idle)` are those that come, `goes` who hangs up."""
+
+    def __init__(self, count: int, comes, goes=lambda segment: ()):
+        self.waiting, self.comes, self.goes = deque(requests(count)), comes, goes
+        self.segment, self.idle = 0, []
+        self.run: engine_module._Run | None = None
+
+    def take(self, idle: bool) -> list[Request] | None:
+        self.segment += 1
+        if idle:
+            self.idle.append(self.segment)
+            assert self.run is None or self.run.state is None  # it holds no cache
+        count = max(self.comes(self.segment), idle)
+        taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+        return taken or (None if not self.waiting else [])
+
+    def given_up(self) -> set[str]:
+        return set(self.goes(self.segment))
+
+
+def live(rows: int, clients: Clients, **fields) -> dict[str, Output]:
+    reserve = [request.rules for request in clients.waiting]
+    run = engine_module._Run(engine(rows, **fields), (), None, None, clients, reserve)
+    clients.run = run
+    found = by_id(run.outputs())
+    assert (run.prompts, run.blocks, run.queue) == (Counter(), {}, deque())
+    return found
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [
+        lambda segment: segment % 3,  # while others run
+        lambda segment: 0,  # each when the one before is answered
+        lambda segment: 40,  # all at once
+        lambda segment: 12 * (segment % 16 == 1),  # in bursts, with nothing to do between them
+    ],
+)
+def test_requests_that_come_later_are_answered_alike(comes):
+    clients = Clients(40, comes)
+    found = live(3, clients)
+    assert same(found, alone())
+    others = {name: alone()[str((int(name) + 1) % 40)] for name in found}
+    assert not same(found, others)
+    assert clients.idle[0] == 1 and len(clients.idle) < 42
+
+
+def test_who_is_given_up_gets_nothing_and_leaves_the_others_alone():
+    """In a row and in the queue; ids that are not there, or not any more, are no mistake."""
+    gone = {str(number) for number in range(0, 40, 3)}
+    late = Clients(40, lambda segment: 10, lambda segment: gone if segment >= 4 else ())
+    found = live(3, late)
+    finished = gone & found.keys()
+    assert found.keys() - finished == {str(n) for n in range(40)} - gone
+    assert same(found, {name: alone()[name] for name in found})
+    assert len(finished) < 4 and late.run is not None
+    whole = Clients(40, lambda segment: 10)
+    live(3, whole)
+    assert late.run.engine.counts.tokens < whole.run.engine.counts.tokens
+
+
+def test_a_row_that_is_given_up_is_free_at_the_next_segment():
+    its = engine(1)
+    endless = replace(
+        requests(1)[0], rules=Rules(200, 9, close=(7,), force=(7,), force_newline=(6,))
+    )
+    other = replace(endless, id="other", rules=replace(endless.rules, max_thinking_tokens=3))
+
+    class Two:
+        asked = 0
+
+        def take(self, idle):
+            self.asked += 1
+            return {1: [endless, other]}.get(self.asked)
+
+        def given_up(self):
+            return [endless.id] if self.asked == 2 else []
+
+    found = list(its.run((), source=Two(), reserve=[endless.rules]))
+    assert [output.request.id for output in found] == ["other"]
+    assert its.counts.steps <= 4 * 16  # of 14 segments
+    assert its.counts.prefills == 1  # its prompt is that of the one that went
+    assert found[0].tokens == next(iter(engine(1).run([other]))).tokens
+
+
+def test_room_for_later_requests_is_reserved():
+    small, large = requests(1)[0], replace(requests(1)[0], id="large")
+    strings = ((50,) * 40,) * 9
+    large = replace(large, rules=replace(large.rules, ignore_strings=strings))
+
+    def run(**fields):
+        return by_id(engine(1).run([small], then=asks, **fields))
+
+    def asks(output):
+        return [large] if output.request is small else []
+
+    with pytest.raises(AssertionError):
+        run()
+    assert same(run(reserve=[large.rules]), by_id(engine(1).run([small, large])))
+
+
+def test_a_float32_engine_asks_for_exact_products():
+    """Elsewhere than on a CPU float32 is multiplied in fewer bits unless that is asked for."""
+    asked = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        with engine(2, dtype=dtype).at_work():
+            asked[dtype] = jax.config.jax_default_matmul_precision
+    assert asked == {jnp.float32: "float32", jnp.bfloat16: None}
 
 
 def test_padding_of_the_vocabulary_is_never_written():

@@ -6,6 +6,7 @@ import os
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes_train import SIZES, write_world
@@ -16,6 +17,7 @@ from s1jax.mesh import (
     AXES,
     RULES,
     ArraySpec,
+    exact_products,
     make_mesh,
     mesh_sizes,
     partition,
@@ -321,3 +323,16 @@ def test_slices_packing_and_remat_on_a_mesh(ten_losses, record_property):
     record_property("largest difference", f"{name}: {loss:.1e}, {norm:.1e}")
     assert loss < 1e-5
     assert norm < 1e-5
+
+
+def test_float32_is_multiplied_as_float32_wherever_it_runs():
+    """The compiler is told so in the program; on a CPU it makes no difference."""
+    x = jnp.ones((2, 2))
+
+    def text(dtype):
+        with exact_products(dtype):
+            return jax.jit(lambda x: x @ x).lower(x).as_text()
+
+    assert "precision = [HIGHEST, HIGHEST]" in text("float32")
+    assert "HIGHEST" not in text("bfloat16")
+    assert "HIGHEST" not in jax.jit(lambda x: x @ x).lower(x).as_text()

@@ -16,19 +16,29 @@ from fakes_chat import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1jax.chat import CHATML, CHATS, ChatTokenizer, render
+from s1jax.chat import (
+    CHATML,
+    CHATS,
+    ChatTokenizer,
+    Message,
+    conversation_ids,
+    render,
+    written_ids,
+)
 from s1jax.config import Decode
 from s1jax.prompts import (
     LONG,
     SHORT,
     Delimiters,
     auto_budget,
+    chat_ids,
     check_fits,
     conditioned,
     delimiters,
     line_ends,
     prompt_ids,
     room_tokens,
+    think_for,
 )
 from s1jax.types import Example, UserError
 
@@ -154,6 +164,22 @@ def test_control_tokens_of_a_question_are_text(small):
 def test_what_is_no_question_is_refused(small, question, words):
     with pytest.raises(UserError, match=words):
         prompt_ids(small, CHATS["s1"], question, OURS)
+
+
+def test_the_last_message_of_a_conversation_is_the_question(small):
+    chat, decode = CHATS["s1"], Decode(prompt_steps=8)
+    said = [Message("system", "Be brief."), Message("user", "How?"), Message("assistant", "So.")]
+    asked = [*said, Message("user", "Why?")]
+    opened = written_ids(small, "<|im_start|>think")
+    assert chat_ids(small, chat, asked, OURS) == conversation_ids(small, asked) + opened
+    told = [*said, Message("user", "Why?" + think_for(8, "steps"))]
+    assert chat_ids(small, chat, asked, decode) == chat_ids(small, chat, told, OURS)
+    assert chat_ids(small, chat, asked, decode) != chat_ids(small, chat, asked, OURS)
+    assert chat_ids(small, chat, asked[-1:], decode) == prompt_ids(small, chat, "Why?", decode)
+    with pytest.raises(UserError, match="the question is empty"):
+        chat_ids(small, chat, [*said, Message("user", " ")], OURS)
+    with pytest.raises(UserError, match=r"message 1 \(from 0\) holds half of a surrogate pair"):
+        chat_ids(small, chat, [said[0], Message("user", "\ud800"), *asked[2:]], OURS)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ next requests in their place, and gives the ring of the cache the size that the 
 programs depend on the sizes of these things alone, never on a budget, a count or a string.
 """
 
+import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,13 +17,15 @@ import numpy as np
 from jaxtyping import Bool, DTypeLike
 
 from s1jax.decoding import budget
-from s1jax.decoding.branches import Fork, budget_row, can_fork, fork
+from s1jax.decoding.branches import budget_row, can_fork, fork
 from s1jax.decoding.budget import DONE, Rules
 from s1jax.decoding.cache import LEAST_BLOCK, Block, bucket, lift, prefill, resize
+from s1jax.decoding.live import Source, halt
+from s1jax.decoding.places import Item, Row, first_token
 from s1jax.decoding.record import Branch, History, Output, Request, output_of, rules_of
 from s1jax.decoding.sampling import settings_of
 from s1jax.decoding.step import Rows, State, Static, admit, axes_of, decode
-from s1jax.mesh import DECODING, ArraySpec, sharding, use_rules, ways
+from s1jax.mesh import DECODING, ArraySpec, exact_products, sharding, use_rules, ways
 from s1jax.models.cache import empty_cache
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import Params
@@ -30,30 +33,6 @@ from s1jax.models.decoder import Params
 STRICT_ROWS = 8  # of every batch in strict mode
 
 Watch = Callable[[Request, Branch | None, History], None]  # what a row has written in a segment
-
-
-@dataclass
-class Row:
-    """A row of the batch that is in use."""
-
-    request: Request
-    rules: Rules
-    branch: Branch | None
-    first_column: int  # of its oldest token
-    start_column: int  # where its first step was, or would have been if it had not been forked
-    parts: list[History] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Item:
-    """What waits for a row: a request, or a branch of one with what is known of it."""
-
-    request: Request
-    branch: Branch | None = None
-    at: Fork | None = None
-    history: History | None = None  # up to the fork
-    block: Block | None = None
-    behind: int = 0  # columns of the block after the fork
 
 
 @dataclass
@@ -95,20 +74,30 @@ class Engine:
         self.rows = -(-rows // self.ways) * self.ways  # each shard of the batch has as many
         self.counts = Counts()
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within it jax knows the mesh, decoding's rules, and how exact products are."""
+        exact = exact_products(self.static.dtype)
+        with jax.set_mesh(self.mesh), use_rules(DECODING), exact:
+            yield
+
     def run(
         self,
         requests: Iterable[Request],
         *,
         then: Callable[[Output], Iterable[Request]] | None = None,
         watch: Watch | None = None,
+        source: Source | None = None,
+        reserve: Sequence[Rules] = (),
     ) -> Iterator[Output]:
         """Samples as they are finished; `then` may ask for more when it sees one.
 
-        What it asks for has no more and no longer strings and ends than the first requests.
+        With a `source` the run goes on until that has no more. What comes later than the first
+        requests has no more and no longer strings and ends than they and the rules in `reserve`.
 
         Raises ContractError if a sample is not what its rules allow.
         """
-        return _Run(self, requests, then, watch).outputs()
+        return _Run(self, requests, then, watch, source, reserve).outputs()
 
 
 class _Run:
@@ -120,11 +109,13 @@ class _Run:
         requests: Iterable[Request],
         then: Callable[[Output], Iterable[Request]] | None,
         watch: Watch | None,
+        source: Source | None = None,
+        reserve: Sequence[Rules] = (),
     ):
-        self.engine, self.then, self.watch = engine, then, watch
+        self.engine, self.then, self.watch, self.source = engine, then, watch, source
         self.queue = deque(Item(request) for request in requests)
         self.rows: list[Row | None] = [None] * engine.rows
-        self.shape = budget.sizes([item.request.rules for item in self.queue])
+        self.shape = budget.sizes([*reserve, *(item.request.rules for item in self.queue)])
         self.column = 0  # the same as in the cache
         self.prompts = Counter(item.request.prompt for item in self.queue)
         self.blocks: dict[budget.Ids, Block] = {}  # of prompts that further samples wait for
@@ -132,17 +123,49 @@ class _Run:
 
     def outputs(self) -> Iterator[Output]:
         """See Engine.run."""
-        while self.queue or any(self.rows):
-            with jax.set_mesh(self.engine.mesh), use_rules(DECODING):
+        while self._has_work():
+            with self.engine.at_work():
                 self._fill()
                 done = self._segment()
             for output in done:
                 yield output
-                more = list(self.then(output)) if self.then is not None else []
-                sizes = budget.sizes([request.rules for request in more])
-                assert all(a <= b for a, b in zip(sizes, self.shape, strict=True)), sizes
-                self.queue.extend(Item(request) for request in more)
-                self.prompts.update(request.prompt for request in more)
+                self._add(list(self.then(output)) if self.then is not None else [])
+
+    # --- Requests come and go ---
+
+    def _has_work(self) -> bool:
+        """Whether anything is to be decoded; without a source, whether anything is left."""
+        if self.source is None:
+            return bool(self.queue) or any(self.rows)
+        self._give_up(self.source.given_up())
+        idle = not (self.queue or any(self.rows))
+        if idle:
+            self.state = None  # an idle run holds no cache, and counts its columns from 0 again
+        more = self.source.take(idle)
+        self._add(more or [])
+        return not idle or more is not None
+
+    def _add(self, more: Sequence[Request]) -> None:
+        sizes = budget.sizes([request.rules for request in more])
+        assert all(a <= b for a, b in zip(sizes, self.shape, strict=True)), sizes
+        self.queue.extend(Item(request) for request in more)
+        self.prompts.update(request.prompt for request in more)
+
+    def _give_up(self, ids: Collection[str]) -> None:
+        """Takes these requests out of the queue and of their rows."""
+        if not ids:
+            return
+        gone = [item for item in self.queue if item.request.id in ids]
+        self.queue = deque(item for item in self.queue if item.request.id not in ids)
+        self.prompts -= Counter(item.request.prompt for item in gone if item.block is None)
+        self.blocks = {prompt: its for prompt, its in self.blocks.items() if prompt in self.prompts}
+        rows = np.array([row is not None and row.request.id in ids for row in self.rows])
+        if rows.any():
+            assert self.state is not None
+            for index in np.flatnonzero(rows):
+                self.rows[index] = None
+            with self.engine.at_work():
+                self.state = halt(self.state, rows)
 
     # --- Rows begin ---
 
@@ -192,7 +215,9 @@ class _Run:
         self._admit([(i, it, prompts.index(it.request.prompt)) for i, it in group], block, 0)
         for _, item in group:
             self.prompts[item.request.prompt] -= 1
-        if self.prompts[prompts[0]] > 0 and block is not None:
+            if not self.prompts[item.request.prompt]:
+                del self.prompts[item.request.prompt]
+        if prompts[0] in self.prompts and block is not None:
             self.blocks[prompts[0]] = block
         else:
             self.blocks.pop(prompts[0], None)
@@ -251,7 +276,7 @@ class _Run:
         for index, item in enumerate(chosen):
             for name, value in budget_row(item.at).items() if item.at else ():
                 getattr(state, name)[index] = value
-        token, position, drawn = np.array([_first(item) for item in chosen], np.int32).T
+        token, position, drawn = np.array([first_token(item) for item in chosen], np.int32).T
         seed: Any = np.array([item.request.seed for item in chosen], np.uint32)
         settings = settings_of([(it.request.thinking, it.request.answer) for it in chosen])
         return Rows(token, position, drawn, seed, plan, settings, state)
@@ -361,15 +386,6 @@ class _Run:
         assert self.state is not None
         columns = min(bucket(self.column - row.first_column), self.engine.counts.columns)
         return lift(self.state.cache, np.int32(index), columns)
-
-
-def _first(item: Item) -> tuple[int, int, int]:
-    """The token that a row's first step reads, its position, and the steps before."""
-    request, at, history = item.request, item.at, item.history
-    last = len(request.prompt) - 1
-    if at is None or history is None or at.kept == 0:
-        return request.prompt[-1], last, at.drawn if at else 0
-    return int(history.token[-1]), last + at.kept - int(history.taken_back.sum()), at.drawn
 
 
 _start_arrays = jax.jit(budget.start)

@@ -1,0 +1,138 @@
+"""Serves a model over the OpenAI chat completions protocol, with budget forcing.
+
+    python -m s1jax.serve --config=configs/mini.py --model=runs/mini
+
+--model is what `s1jax.generate` takes, config.model.path by default. Who asks may set, besides
+OpenAI's fields, thinking_token_budget, min_thinking_tokens, ignore_ends, ignore_strings, thinking,
+top_k and min_p; what is not set is as config.decode has it. config.serve has the address and the
+limits. Requests are answered together, --config.decode.batch_size=8 at a time.
+
+Only this machine can ask, unless --config.serve.host is another address. That takes a token, in the
+environment variable that config.serve.token_variable names (S1JAX_TOKEN), which clients send as
+their API key.
+
+SIGTERM or Ctrl-C ends it: what runs is finished within 30 seconds. A second one ends it at once.
+"""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from s1jax import cli, mini
+from s1jax.asking import Model, open_model
+from s1jax.config import Config
+from s1jax.decoding.engine import Engine
+from s1jax.mesh import make_mesh, says_several
+from s1jax.models.load import BytesProgress
+from s1jax.progress import say
+from s1jax.serving.asks import reserve, warm_up
+from s1jax.serving.protocol import Refused
+from s1jax.serving.server import Server, is_loopback
+from s1jax.types import UserError
+
+SEGMENT_STEPS = 8  # at most: a client sees nothing between two looks of the host
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags and serves."""
+    values = cli.new_flags()
+    cli.add_config(values)
+    flags.DEFINE_string("model", None, "whose weights", flag_values=values)
+    values = cli.parse(values, __doc__, argv)
+    cfg = cli.config_of(values)
+    if values.model is not None and values.model != cfg.model.path:
+        # A revision pins another model's commit.
+        cfg = replace(cfg, model=replace(cfg.model, path=values.model, revision=None))
+    if not cfg.model.path:
+        raise UserError("--model is missing, and model.path is empty: for example --model=mini")
+    try:
+        with cli.stops():
+            model, engine = opened(cfg)
+    except cli.Stopped:
+        return cli.DONE  # it had not begun
+    asyncio.run(_serve(model, engine, name_of(cfg), token_of(cfg)))
+    return cli.DONE
+
+
+def opened(cfg: Config, devices: Sequence[jax.Device] | None = None) -> tuple[Model, Engine]:
+    """The model and its engine, weights read and programs compiled.
+
+    Raises UserError for anything wrong with model, config or environment, before that takes long.
+    """
+    if variable := says_several():
+        raise UserError(
+            f"serve runs in one process on one host's devices, and {variable} says that this is one"
+            " of several: start it once, with that variable unset"
+        )
+    token_of(cfg)
+    for field, value in (("parity", "none"), ("rejection_tries", 0)):
+        if (found := getattr(cfg.decode, field)) != value:
+            raise UserError(f"decode.{field}={found!r}: a server has {value!r} only")
+    mesh = make_mesh(cfg.mesh, devices)
+    if cfg.model.path == mini.MINI:
+        path = str(mini.build(mini.cache_directory()).model)
+        cfg = replace(cfg, model=replace(cfg.model, path=path))
+    steps = min(cfg.decode.segment_steps, SEGMENT_STEPS)
+    model = open_model(replace(cfg, decode=replace(cfg.decode, segment_steps=steps)))
+    try:
+        first = warm_up(model)
+    except Refused as refused:  # then everything would be
+        raise UserError(f"no request would fit: {refused}") from refused
+    engine = model.engine(mesh, cfg.decode.batch_size, BytesProgress("read"))
+    list(engine.run(first, reserve=reserve(model)))
+    return model, engine
+
+
+def name_of(cfg: Config) -> str:
+    """What clients call the model."""
+    return cfg.serve.name or Path(cfg.model.path).expanduser().name or "model"
+
+
+def token_of(cfg: Config) -> str | None:
+    """What clients must send, None if anyone may ask. UserError where strangers could."""
+    variable = cfg.serve.token_variable
+    token = os.environ.get(variable, "")
+    if token and (token != token.strip() or not token.isascii() or not token.isprintable()):
+        raise UserError(f"{variable} must be of printable ASCII characters, without space around")
+    if not token and not is_loopback(cfg.serve.host):
+        raise UserError(
+            f"serve.host={cfg.serve.host} can be reached from elsewhere: set {variable} to a token"
+            " that clients must send, or serve.host=127.0.0.1"
+        )
+    return token or None
+
+
+async def _serve(model: Model, engine: Engine, name: str, token: str | None) -> None:
+    server = Server(model, engine, model.cfg.serve, name, token)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop(server))
+
+    def ready(address: str) -> None:
+        body = {"model": name, "messages": [{"role": "user", "content": "What is 47 + 85?"}]}
+        key = f'-H "Authorization: Bearer ${model.cfg.serve.token_variable}" ' if token else ""
+        curl = f"curl {address}/v1/chat/completions {key}-d {shlex.quote(json.dumps(body))}"
+        print(f"{name} is served at {address}/v1; for example\n  {curl}", flush=True)
+
+    await server.run(ready)
+    say("stopped")
+
+
+def _stop(server: Server) -> Callable[[], None]:
+    def stop() -> None:
+        say("stopping, when what runs is finished; a second signal stops at once")
+        server.stop()
+
+    return stop
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""A server of the OpenAI chat completions protocol over the decoding engine."""

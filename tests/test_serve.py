@@ -1,0 +1,755 @@
+"""The server by the real client: what it answers, what it refuses, and whom it outlives."""
+
+import concurrent.futures
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes_script import ENDLESS, config_file, script_config, write_script
+from fakes_serve import NAME, deltas, serving, told
+from fakes_train import environment, write_world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s1jax import serve
+from s1jax.asking import ask
+from s1jax.config import Decode
+from s1jax.decoding import engine as engine_module
+from s1jax.decoding.budget import ANSWER, CLOSED, INSERTED, NOTHING, THOUGHT, Rules
+from s1jax.decoding.engine import Engine
+from s1jax.decoding.record import History, Output, Request
+from s1jax.generations import Prompt
+from s1jax.serving import server as server_module
+from s1jax.serving.asks import limits_of
+from s1jax.serving.choice import Choice
+from s1jax.serving.protocol import ChatRequest, Message, Refused, parse
+from s1jax.types import UserError
+
+openai = pytest.importorskip("openai")
+
+USER = [{"role": "user", "content": "What?"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_script(tmp_path_factory.mktemp("script"))
+
+
+@pytest.fixture(scope="module")
+def script(model):
+    """A server whose model thinks "go é;" and answers 12."""
+    with serving(script_config(model, serve__port=0, serve__max_samples=4)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """A server whose model thinks "go.gogo..." for ever, and answers 98 when it is made to."""
+    path = write_script(tmp_path_factory.mktemp("endless"), ENDLESS)
+    fields = {"decode__max_thinking_tokens": 400, "decode__batch_size": 2}
+    with serving(script_config(path, serve__port=0, serve__max_queue=3, **fields)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dice(tmp_path_factory):
+    """A server of a random model at temperature 1: all kinds of text, by the seed."""
+    world = write_world(tmp_path_factory.mktemp("dice"), examples=1)
+    fields = {
+        "decode__temperature": 1.0,
+        "decode__max_thinking_tokens": 24,
+        "decode__max_answer_tokens": 12,
+        "decode__batch_size": 8,
+        "serve__max_body_bytes": 20_000,
+    }
+    with serving(script_config(world.model, serve__port=0, **fields)) as running:
+        yield running
+
+
+# --- What is answered ---
+
+
+def test_an_answer_has_thinking_content_and_usage(script):
+    reply = script.ask()
+    choice = reply.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", "12")
+    assert (choice.message.reasoning_content, choice.finish_reason) == ("go é;", "stop")
+    [request] = script.model.requests([Prompt("p", "What?", script.model.cfg.decode)])
+    closing = len(script.model.delimiters.close)
+    usage = reply.usage
+    assert usage.prompt_tokens == len(request.prompt)
+    assert usage.completion_tokens_details.reasoning_tokens == 6
+    assert usage.completion_tokens == 6 + closing + 2
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert (reply.model, reply.object) == (NAME, "chat.completion")
+    assert reply.id != script.ask().id
+
+
+def test_a_stream_is_the_same_in_parts(script):
+    chunks = list(script.ask(stream=True, stream_options={"include_usage": True}))
+    first, *parts, last = deltas(chunks)
+    assert first == {"role": "assistant", "content": ""} and last == {}
+    names = [name for part in parts for name in part]
+    assert names == sorted(names, reverse=True)  # the thinking first
+    assert "".join(part.get("reasoning_content", "") for part in parts) == "go é;"
+    assert "".join(part.get("content", "") for part in parts) == "12"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert not chunks[-1].choices and chunks[-1].usage == script.ask().usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert all(chunk.usage is None for chunk in script.ask(stream=True))
+
+
+def test_a_stream_comes_while_it_is_made(endless):
+    began, times = time.monotonic(), []
+    for chunk in endless.ask(stream=True, thinking_token_budget=300):
+        if chunk.choices and chunk.choices[0].delta.model_dump().get("reasoning_content"):
+            times.append(time.monotonic() - began)
+    assert len(times) >= 300 // 8 - 1  # a segment has 8 steps
+    assert times[0] < times[-1] / 2
+
+
+def test_ends_are_ignored_as_it_is_asked(script):
+    reply = script.ask(ignore_ends=2)
+    assert reply.choices[0].message.reasoning_content == "go é;Wait34Wait34"
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 14
+    other = script.ask(ignore_ends=1, ignore_strings=["Hmm", "Wait"])
+    assert other.choices[0].message.reasoning_content.startswith("go é;Hmm")
+    assert script.ask(ignore_ends=0).choices[0].message.reasoning_content == "go é;"
+
+
+@pytest.mark.parametrize("budget", [1, 6, 7])
+def test_a_budget_is_obeyed(endless, budget):
+    reply = endless.ask(thinking_token_budget=budget)
+    assert reply.usage.completion_tokens_details.reasoning_tokens == budget
+    assert reply.choices[0].message.content == "Final Answer:98"
+    assert len(reply.choices[0].message.reasoning_content) < 3 * budget
+    assert reply.choices[0].finish_reason == "stop"
+
+
+def test_a_minimum_is_obeyed(script):
+    least = script.ask(min_thinking_tokens=20).usage.completion_tokens_details.reasoning_tokens
+    assert least >= 20 > script.ask().usage.completion_tokens_details.reasoning_tokens
+
+
+@pytest.mark.parametrize("limit", [24, 40, 60])
+def test_all_that_is_written_is_within_its_limit(endless, limit):
+    for name in ("max_tokens", "max_completion_tokens"):
+        reply = endless.ask(**{name: limit})
+        thinking = reply.usage.completion_tokens_details.reasoning_tokens
+        assert reply.usage.completion_tokens <= limit
+        assert 0 < thinking < limit and reply.choices[0].message.content
+    assert endless.ask(thinking_token_budget=200).usage.completion_tokens > 200  # the control
+
+
+def test_an_answer_alone(script):
+    reply = script.ask(thinking=False, max_tokens=3)
+    message = reply.choices[0].message
+    assert not hasattr(message, "reasoning_content")
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 0
+    assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (3, "length")
+    for other in ({"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}):
+        assert script.ask(**other, max_tokens=3).choices[0].message.content == message.content
+    thought = script.ask(thinking={"type": "enabled"}).choices[0].message
+    assert thought.reasoning_content == "go é;"
+
+
+@pytest.mark.parametrize(
+    ("stop", "content"), [("2", "1"), (["12"], ""), (["x", "2", "12"], ""), (["123", "x"], "12")]
+)
+def test_stop_strings_cut_the_content(script, stop, content):
+    reply = script.ask(stop=stop)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (content, "stop")
+    assert reply.choices[0].message.reasoning_content == "go é;"
+    parts = deltas(script.ask(stop=stop, stream=True))
+    assert "".join(part.get("content", "") for part in parts) == content
+
+
+def test_several_samples_are_those_of_their_seeds(dice):
+    one, again, other = (dice.ask(n=3, seed=seed) for seed in (5, 5, 6))
+
+    def texts(reply):
+        return [(c.message.reasoning_content, c.message.content) for c in reply.choices]
+
+    assert [choice.index for choice in one.choices] == [0, 1, 2]
+    assert texts(one) == texts(again) != texts(other)
+    assert len(set(texts(one))) == 3
+    assert one.usage.prompt_tokens == dice.ask(n=1).usage.prompt_tokens
+    grown: dict[int, str] = {}
+    for chunk in dice.ask(n=3, seed=5, stream=True):
+        choice = chunk.choices[0]
+        grown[choice.index] = grown.get(choice.index, "") + (choice.delta.content or "")
+    assert list(dict(sorted(grown.items())).values()) == [content for _, content in texts(one)]
+    # Without a seed of its own a request has another one than the one before it.
+    assert texts(dice.ask()) != texts(dice.ask())
+
+
+def generated(running, text, seed, **decode):
+    """The first sample of `s1jax.generate` for a line of prompts with this seed."""
+    model = running.model
+    prompt = Prompt("line", text, replace(model.cfg.decode, **decode), seed)
+    [(output, tries)] = ask(running.alone, model.requests([prompt]), model.cfg.decode)
+    return model.generation(prompt, output, tries)
+
+
+@pytest.fixture(scope="module")
+def alone(dice):
+    """The same model in an engine of one row, which the server knows nothing of."""
+    its = dice.engine
+    dice.alone = Engine(
+        its.static.cfg,
+        its.params,
+        its.mesh,
+        vocab_size=its.static.vocab_size,
+        line_ends=its.line_ends[: dice.model.tokenizer.vocab_size],
+        rows=1,
+    )
+    return dice
+
+
+def parts_of(generation):
+    """Thinking and content as the server tells them."""
+    content = (generation.forced or "").partition("<|im_start|>answer")[2] + generation.answer
+    return generation.thinking.lstrip("\n"), content.lstrip("\n")
+
+
+def parts(message):
+    return message.reasoning_content, message.content
+
+
+def test_answers_are_those_of_generate(alone):
+    for seed, text in enumerate(["What?", "What is 1 + 1?", "é 漢 <|im_end|>"]):
+        message = alone.ask(text, seed=seed).choices[0].message
+        assert parts(message) == parts_of(generated(alone, text, seed))
+        assert parts(message) != parts_of(generated(alone, text, seed + 1))
+        longer = alone.ask(text, seed=seed, thinking_token_budget=30, ignore_ends=2)
+        wanted = generated(alone, text, seed, max_thinking_tokens=30, ignore_ends=2)
+        assert parts(longer.choices[0].message) == parts_of(wanted)
+
+
+def test_a_conversation_is_more_than_its_last_question(script, dice):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "12", "reasoning_content": "dropped", "tool_calls": None},
+        {"role": "user", "content": "Why?"},
+    ]
+    own = script.model.tokenizer.hf.apply_chat_template(
+        [{**turns[0]}, USER[0], {"role": "assistant", "content": "12"}, turns[3]],
+        add_generation_prompt=True,
+        return_dict=False,
+        tokenize=True,
+    )
+    usage = script.ask(messages=turns).usage
+    assert usage.prompt_tokens == len(own) + len(script.model.delimiters.start)
+    developer = [{**turns[0], "role": "developer"}, *turns[1:]]
+    assert script.ask(messages=developer).usage == usage
+    first, second = (dice.ask(messages=m, seed=1) for m in (turns, turns[3:]))
+    assert first.choices[0].message != second.choices[0].message
+
+
+def test_the_model_is_listed(script):
+    client = script.client()
+    assert [model.id for model in client.models.list().data] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    assert script.post(None, "/health", "GET")[::2] == (200, {"status": "ok"})
+    status, _, body = script.post(None, "/v1/models/other", "GET")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+# --- What is refused ---
+
+
+def refusal(running, body, *, status=400, param=None, words="", **headers):
+    got, sent, reply = running.post(body, **headers)
+    error = reply["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (got, error["param"]) == (status, param), error
+    assert re.search(words, error["message"]), error
+    return sent, error
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"model": None}, "model", "^model is missing: 'script' is served here$"),
+        ({"model": 3}, "model", "must be a string"),
+        ({"messages": None}, "messages", "must be a list that is not empty"),
+        ({"messages": []}, "messages", "must be a list"),
+        ({"messages": "What?"}, "messages", "must be a list"),
+        ({"messages": USER * 1025}, "messages", "1025 entries; it may have 1024"),
+        ({"messages": ["What?"]}, "messages[0]", "must be an object, not a string"),
+        ({"messages": [{"content": "a"}]}, "messages[0].role", "role=None must be one of system"),
+        ({"messages": [{"role": ["user"]}]}, "messages[0].role", "must be one of"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'tool' must be"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a string .* not null"),
+        ({"messages": [{**USER[0], "name": "me"}]}, "messages[0].name", "is unknown"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0]",
+            "text alone",
+        ),
+        ({"messages": [*USER, {"role": "assistant", "content": "a"}]}, "messages", "the last of"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages", "the question is empty"),
+        (
+            {"messages": [{"role": "user", "content": "\ud800"}]},
+            "messages[0].content",
+            "half of a surrogate pair",
+        ),
+        ({"messages": [{"role": "user", "content": "a b " * 400}]}, "messages", "context of 512"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported here"),
+        ({"logprobs": True}, "logprobs", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"temprature": 1}, "temprature", 'unknown: did you mean "temperature"'),
+        ({"x" * 5000: 1}, "x" * 57 + "...", "is unknown"),
+        ({"temperature": 2.5}, "temperature", "must be a number from 0 to 2"),
+        ({"temperature": True}, "temperature", "must be a number"),
+        ({"temperature": float("nan")}, "temperature", "must be a number"),
+        ({"top_p": 0}, "top_p", "above 0"),
+        ({"min_p": 1}, "min_p", "below 1"),
+        ({"top_k": -1}, "top_k", "a whole number of at least 0"),
+        ({"n": 5}, "n", "n=5 must be at most 4"),
+        ({"n": 0}, "n", "at least 1"),
+        ({"n": 1.0}, "n", "a whole number"),
+        ({"seed": "1"}, "seed", "a whole number from"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"stop": ""}, "stop", "1 to 256 characters"),
+        ({"stream": 1}, "stream", "true or false"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "for stream=true"),
+        ({"stream": True, "stream_options": {"usage": 1}}, "stream_options.usage", "did you mean"),
+        ({"max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"max_tokens": 9, "max_completion_tokens": 8}, "max_tokens", "say the same"),
+        ({"max_tokens": 900}, "max_tokens", r"context of 512: max_tokens=\d+ would fit"),
+        ({"max_completion_tokens": 2}, "max_completion_tokens", r"at least \d+, or thinking=false"),
+        ({"thinking_token_budget": 0}, "thinking_token_budget", "at least 1"),
+        ({"thinking_token_budget": 600}, "thinking_token_budget", r"_budget=\d+ would fit"),
+        (
+            {"thinking_token_budget": 90, "max_tokens": 60},
+            "thinking_token_budget",
+            "leaves nothing to the answer",
+        ),
+        (
+            {"min_thinking_tokens": 9, "thinking_token_budget": 8},
+            "min_thinking_tokens",
+            "must be at most thinking_token_budget=8",
+        ),
+        ({"min_thinking_tokens": 600}, "min_thinking_tokens", "would fit"),
+        ({"thinking": False, "ignore_ends": 1}, "ignore_ends", "of the thinking, which is off"),
+        ({"thinking": "yes"}, "thinking", "true or false"),
+        ({"thinking": {"type": "maybe"}}, "thinking.type", '"enabled" or "disabled"'),
+        ({"thinking": True, "reasoning_effort": "none"}, "reasoning_effort", "the opposite"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "thinking_token_budget says how much"),
+        ({"ignore_strings": ["a"] * 6}, "ignore_strings", r"may be 5 strings of \d+ tokens"),
+        ({"ignore_strings": ["a b c d " * 9]}, "ignore_strings", "may be 5 strings"),
+        ({"ignore_ends": 2**31}, "ignore_ends", "whole number"),
+    ],
+)
+def test_a_body_that_cannot_be_obeyed(script, fields, param, words):
+    body = {"model": NAME, "messages": USER} | fields
+    _, error = refusal(script, body, param=param, words=words)
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) < 700 and str(script.model.tokenizer.path) not in str(error)
+
+
+def test_what_asks_for_nothing_is_no_mistake(script):
+    neutral = {"tools": [], "logprobs": False, "presence_penalty": 0, "user": "me", "top_k": None}
+    neutral |= {"response_format": {"type": "text"}, "logit_bias": {}, "stop": None}
+    assert script.ask(**neutral).choices[0].message.content == "12"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 15_000, "not JSON"),
+        (b"[1]", "must be an object, not a list"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "not JSON"),
+    ],
+)
+def test_a_body_that_is_no_object(script, body, words):
+    assert refusal(script, body, words=words)[1]["code"] == "invalid_json"
+
+
+def test_other_models_paths_and_methods(script):
+    body = {"model": "gpt-4", "messages": USER}
+    words = "the model 'gpt-4' is not served here, 'script' is"
+    _, error = refusal(script, body, status=404, param="model", words=words)
+    assert error["code"] == "model_not_found"
+    refusal(script, {}, status=404, words="there is nothing here", path="/v1/completions")
+    sent, _ = refusal(script, None, status=405, words="GET is not possible", method="GET")
+    assert sent["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:80"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_a_page_of_another_origin_may_not_ask(script, headers, status):
+    assert script.post(None, "/v1/models", "GET", **headers)[0] == status
+
+
+def test_a_token_is_asked_for(model, capsys):
+    with serving(script_config(model, serve__port=0), token="a-secret-é") as running:
+        for key in ("none", "a-secret", "a-secret-é1", ""):
+            sent, error = refusal(
+                running,
+                {"model": NAME, "messages": USER},
+                status=401,
+                words="must be Bearer and this server's token",
+                Authorization=f"Bearer {key}".encode().decode("latin1"),
+            )
+            assert (sent["WWW-Authenticate"], error["type"]) == ("Bearer", "authentication_error")
+        assert running.post(None, "/v1/models", "GET")[0] == 401
+        assert running.post(None, "/health", "GET")[0] == 200
+        key = "Bearer a-secret-é".encode().decode("latin1")
+        assert running.post(None, "/v1/models", "GET", Authorization=key)[0] == 200
+    assert "a-secret" not in "".join(capsys.readouterr())
+
+
+def test_the_token_is_needed_where_others_can_ask(model, monkeypatch):
+    monkeypatch.delenv("S1JAX_TOKEN", raising=False)
+    monkeypatch.setattr(Engine, "__init__", None)
+    for host in ("0.0.0.0", "", "192.168.0.1", "example.org", "::"):
+        with pytest.raises(UserError, match="can be reached from elsewhere: set S1JAX_TOKEN"):
+            serve.opened(script_config(model, serve__host=host))
+    for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3"):
+        assert serve.token_of(script_config(model, serve__host=host)) is None
+    monkeypatch.setenv("S1JAX_TOKEN", "abc")
+    assert serve.token_of(script_config(model, serve__host="0.0.0.0")) == "abc"
+    monkeypatch.setenv("S1JAX_TOKEN", "abc\n")
+    with pytest.raises(UserError, match="printable ASCII"):
+        serve.token_of(script_config(model))
+
+
+def test_what_no_server_can_do(model, monkeypatch):
+    monkeypatch.setattr(Engine, "__init__", None)
+    with pytest.raises(UserError, match=r"decode\.parity='evaluator': a server has 'none' only"):
+        serve.opened(script_config(model, decode__parity="evaluator"))
+    tries = {"decode__rejection_tries": 2, "decode__temperature": 1.0}
+    with pytest.raises(UserError, match=r"decode\.rejection_tries=2"):
+        serve.opened(script_config(model, **tries))
+
+
+def test_a_body_is_limited_in_size_and_time(dice, monkeypatch):
+    body = {"model": NAME, "messages": [{"role": "user", "content": "x" * 30_000}]}
+    refusal(dice, body, status=413, words="larger than 20000 bytes")
+    chunked = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    with dice.connect() as lying:
+        lying.sendall(chunked + b"Transfer-Encoding: chunked\r\n\r\n")
+        lying.sendall((b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 2)
+        assert b" 413 " in lying.recv(1000)
+    monkeypatch.setattr(server_module, "BODY_S", 0.2)
+    with dice.connect() as slow:
+        slow.sendall(chunked + b"Content-Length: 100\r\n\r\n{")
+        assert b" 408 " in slow.recv(1000)
+
+
+def test_a_full_queue_says_when_to_come_again(endless):
+    slow = [endless.ask(stream=True) for _ in range(3)]
+    sent, error = refusal(
+        endless, {"model": NAME, "messages": USER}, status=429, words="3 requests wait or run"
+    )
+    assert int(sent["Retry-After"]) >= 1 and error["type"] == "rate_limit_error"
+    for stream in slow:
+        stream.close()
+    endless.wait_until_idle()
+    assert endless.ask(thinking_token_budget=3).choices[0].message.content == "Final Answer:98"
+
+
+# --- Whom it outlives ---
+
+
+def test_who_hangs_up_frees_the_row(endless):
+    before = endless.engine.counts.tokens
+    for streams in (True, False):
+        with endless.connect() as client:
+            body = {"model": NAME, "messages": USER, "stream": streams, "n": 2}
+            client.sendall(told(endless, body | {"thinking_token_budget": 400}))
+            time.sleep(0.05)
+        endless.wait_until_idle()
+    assert endless.engine.counts.tokens - before < 2 * 400  # of 1,600
+
+
+@pytest.mark.parametrize("segment", [1, 3, 8])
+@given(data=st.data())
+def test_a_sample_is_told_alike_however_it_comes(script, segment, data):
+    """Pieces of any size, whole characters, no part of a stop string, and the same counts."""
+    tokenizer, chat = script.model.tokenizer, script.model.chat
+    words = st.sampled_from(["a", "ab", " go", "é", "漢字", "\n", "b\n\n", "Wait"])
+    thinking, answer = (
+        tokenizer.text.encode("".join(data.draw(st.lists(words, max_size=8)))).ids for _ in "ab"
+    )
+    forced = data.draw(st.booleans())
+    delimiters = script.model.delimiters
+    closing = delimiters.force if forced else delimiters.close
+    kinds = [THOUGHT] * len(thinking) + [CLOSED] * len(closing) + [ANSWER] * len(answer)
+    tokens = [*thinking, *closing, *answer]
+    if data.draw(st.booleans()):
+        inserted = tokenizer.text.encode("Wait").ids
+        thinking = [*inserted, *thinking]
+        tokens, kinds = inserted + tokens, [INSERTED] * len(inserted) + kinds
+    stop = data.draw(st.lists(st.sampled_from(["ab", "aba", "漢", "\n\nWait", "bb"]), max_size=2))
+    request = Request("r", (1,), Rules(99, 99, ends=((1, 2, 3),)))
+    output = Output(request, tuple(tokens), tuple(kinds), (), forced, "length")
+
+    def run(size):
+        choice, reasoning, content = Choice(tokenizer, chat, request, stop), "", ""
+        for at in range(0, len(tokens) + 1, size):
+            here = slice(at, at + size)
+            padding = [0] * (size - len(tokens[here]))
+            columns = (tokens[here] + padding, kinds[here] + [NOTHING] * len(padding))
+            token, kind = (np.array(column, np.int32) for column in columns)
+            delta = choice.feed(History(token, kind, np.zeros_like(kind), np.zeros_like(kind)))
+            assert "�" not in delta.content + delta.reasoning_content
+            reasoning, content = reasoning + delta.reasoning_content, content + delta.content
+        delta = choice.end(output)
+        reasoning, content = reasoning + delta.reasoning_content, content + delta.content
+        assert (choice.reasoning_content, choice.content) == (reasoning, content)
+        return reasoning, content, choice.finish, choice.completion_tokens, choice.reasoning_tokens
+
+    whole = "".join(tokenizer.decode_pieces(answer))
+    whole = ("Final Answer:" * forced + whole).lstrip("\n")
+    cuts = [whole.find(s) for s in stop if s in whole]
+    reasoning, content, finish, written, thought = told_so = run(segment)
+    assert told_so == run(len(tokens) + 1)
+    assert content == (whole[: min(cuts)] if cuts else whole)
+    assert finish == ("stop" if cuts else "length")
+    assert thought == len(thinking) and (cuts or written == len(tokens))
+    assert reasoning == "".join(tokenizer.decode_pieces(thinking)).lstrip("\n")
+
+
+def test_64_clients_get_what_they_would_get_alone(alone):
+    """Some hang up, one sends garbage, one is slow, and one sends nothing at all."""
+    texts = [f"What is {n} + {n * 7 % 11}?" for n in range(64)]
+    wanted = [generated(alone, text, n) for n, text in enumerate(texts)]
+
+    def answered(number):
+        text, seed = texts[number], number
+        if number % 4 == 1:  # hangs up after the first chunks
+            stream = alone.ask(text, seed=seed, stream=True, thinking_token_budget=200)
+            for _ in range(number % 3):
+                next(iter(stream))
+            stream.close()
+            return None
+        if number % 4 == 3:
+            grown = deltas(alone.ask(text, seed=seed, stream=True))
+            names = ("reasoning_content", "content")
+            return tuple("".join(delta.get(name, "") for delta in grown) for name in names)
+        return parts(alone.ask(text, seed=seed).choices[0].message)
+
+    with alone.connect() as silent, alone.connect() as slow, alone.connect() as garbage:
+        garbage.sendall(bytes(range(256)) * 20)
+        slow_body = told(alone, {"model": NAME, "messages": USER, "seed": 1})
+        slow.sendall(slow_body[:40])
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            found = list(pool.map(answered, range(64)))
+        for byte in slow_body[40:]:
+            slow.sendall(bytes([byte]))
+        reply = slow.recv(100_000)
+        assert b" 200 " in reply.splitlines()[0]
+        assert b" 400 " in garbage.recv(1000).splitlines()[0]
+        silent.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in silent.recv(1000)
+    assert found.count(None) == 16
+    for number, text in enumerate(found):
+        if text is not None:
+            assert text == parts_of(wanted[number]), number
+            assert text != parts_of(wanted[(number + 1) % 64])
+    alone.wait_until_idle()
+
+
+def test_who_does_not_read_is_cut_off(monkeypatch):
+    import asyncio
+
+    monkeypatch.setattr(server_module, "WRITE_S", 0.05)
+    cut = []
+
+    class Full:
+        transport = type("T", (), {"abort": lambda self: cut.append(True)})()
+
+        async def write(self, data):
+            await asyncio.sleep(10 if len(data) > 100 else 0)
+
+    async def send(text):
+        await server_module._send(Full(), Full(), [{"a": text}])
+
+    asyncio.run(send("short"))
+    assert not cut
+    with pytest.raises(ConnectionResetError, match="does not read"):
+        asyncio.run(send("long" * 100))
+    assert cut
+
+
+def test_one_line_a_request_and_no_text(script, capfd):
+    capfd.readouterr()
+    script.ask("A secret question")
+    script.post(b"{secret")
+    script.post(None, "/secret", "GET")
+    lines = capfd.readouterr().err.splitlines()
+    tokens = r"tokens: \d+ \+ 6 of thinking \+ \d+"
+    assert re.fullmatch(rf"POST /v1/chat/completions 200 {tokens} in \d+\.\d\d s", lines[0])
+    assert lines[1].startswith("POST /v1/chat/completions 400 in ")
+    assert lines[2].startswith("GET (another path) 404 in ")
+    assert len(lines) == 3 and "secret" not in str(lines)
+
+
+def test_an_engine_that_fails_ends_the_server(model, monkeypatch):
+    class Broken(Exception):
+        pass
+
+    def segment(_):
+        raise Broken("of a test")
+
+    with serving(script_config(model, serve__port=0)) as running:
+        stream = running.ask(stream=True, min_thinking_tokens=400)
+        next(iter(stream))
+        monkeypatch.setattr(engine_module._Run, "_segment", segment)
+        with pytest.raises(openai.APIError, match="the engine failed; this server ends"):
+            list(stream)
+    assert [type(error) for error in running.raised] == [Broken]
+
+
+def test_an_engine_that_fails_is_no_answer(model, monkeypatch):
+    with serving(script_config(model, serve__port=0)) as running:
+        monkeypatch.setattr(engine_module._Run, "_fill", None)
+        _, error = refusal(running, {"model": NAME, "messages": USER}, status=500, words="engine")
+        assert error["type"] == "server_error"
+    assert [type(error) for error in running.raised] == [TypeError]
+
+
+# --- The command ---
+
+
+def command(*flags):
+    """`python -m s1jax.serve` in a process of its own."""
+    args = [sys.executable, "-m", "s1jax.serve", *flags, "--config.serve.port=0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(args, env=environment(), **pipes)
+
+
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path):
+    path = write_script(tmp_path / "model", ENDLESS)
+    config = config_file(tmp_path / "c.py", decode__max_thinking_tokens=400, decode__batch_size=1)
+    process = command(f"--config={config}", f"--model={path}")
+    try:
+        address = re.search(r"http://127.0.0.1:\d+", process.stdout.readline())[0]
+        curl = process.stdout.readline().strip()
+        assert curl.startswith(f"curl {address}/v1/chat/completions -d '")
+        body = curl.partition("-d ")[2].strip("'").encode()
+        assert json.loads(body)["model"] == path.name
+        asked = urllib.request.Request(f"{address}/v1/chat/completions", body)
+        got = []
+
+        def answered():
+            with urllib.request.urlopen(asked, timeout=60) as reply:
+                got.append(json.loads(reply.read()))
+
+        client = threading.Thread(target=answered)
+        client.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        client.join(60)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert got[0]["choices"][0]["message"]["content"].startswith("Final Answer:98")
+    assert err.splitlines()[-1] == "stopped" and "Traceback" not in err
+
+
+def test_an_address_that_is_taken_is_said(model, script):
+    port = int(script.address.rpartition(":")[2])
+    with (
+        pytest.raises(AssertionError, match="ddress already in use"),
+        serving(script_config(model, serve__port=port)),
+    ):
+        pass
+
+
+# --- Budgets ---
+
+
+def asked(max_tokens=None, own=(), **decode):
+    fields = {"max_answer_tokens": 40} | decode
+    return ChatRequest((Message("user", "?"),), Decode(**fields), frozenset(own), max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt", "expected"),
+    [
+        (asked(max_thinking_tokens=100), 12, (100, 0, 40)),  # as configured
+        (asked(), 12, (960, 0, 40)),  # all that the answer leaves
+        (asked(max_thinking_tokens=100), 912, (75, 0, 40)),  # the context's end is near
+        (asked(max_thinking_tokens=100), 1009, (2, 0, 3)),
+        (asked(max_thinking_tokens=100, max_tokens=62), 12, (38, 0, 50)),
+        (asked(max_tokens=1012), 12, (960, 0, 1000)),
+        (asked(62, ["thinking_token_budget"], max_thinking_tokens=49), 12, (49, 0, 50)),
+        (
+            asked(None, ["min_thinking_tokens"], max_thinking_tokens=10, min_thinking_tokens=30),
+            12,
+            (30, 30, 40),
+        ),
+        (asked(max_thinking_tokens=10, min_thinking_tokens=30), 12, (10, 10, 40)),
+        (asked(thinking=False, max_tokens=7), 12, (0, 0, 7)),
+        (asked(thinking=False), 1000, (0, 0, 24)),
+    ],
+)
+def test_what_a_request_may_write(request_, prompt, expected):
+    limits = limits_of(request_, prompt, 1024, 12)
+    found = (limits.thinking_tokens, limits.min_thinking_tokens, limits.answer_tokens)
+    assert found == expected
+    closing = 12 if request_.decode.thinking else 0
+    assert limits.written_tokens + closing == (request_.max_tokens or 1024 - prompt)
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.integers(1, 200), st.integers(0, 9))
+def test_budgets_always_leave_an_answer(max_tokens, prompt, thinking, least):
+    for own in ([], ["thinking_token_budget"], ["min_thinking_tokens"]):
+        decode = {"max_thinking_tokens": thinking, "min_thinking_tokens": least}
+        try:
+            limits = limits_of(asked(max_tokens, own, **decode), prompt, 256, 5)
+        except Refused as refused:
+            assert refused.status == 400
+            continue
+        assert 1 <= limits.thinking_tokens < limits.written_tokens
+        assert limits.min_thinking_tokens <= limits.thinking_tokens
+        assert prompt + 5 + limits.written_tokens <= 256
+        assert 5 + limits.written_tokens <= max_tokens
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+        max_leaves=8,
+    ),
+    st.sampled_from(["messages", "model", "n", "stop", "thinking", "stream_options", "tools"]),
+)
+def test_any_body_is_understood_or_refused(value, name):
+    body = {"model": NAME, "messages": USER, name: value}
+    try:
+        parse(json.dumps(body).encode(), NAME, Decode(), 4)
+    except Refused as refused:
+        assert refused.status in (400, 404)
+        json.dumps(refused.body)
