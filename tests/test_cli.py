@@ -56,7 +56,10 @@ def file(tmp_path):
 
 
 def test_the_verbs_are_known():
-    assert VERBS == ["convert", "curate", "distill", "generate", "labels", "train"]
+    assert VERBS == [
+        *("convert", "curate", "distill", "evaluate", "generate", "harness", "labels"),
+        *("serve", "train"),
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)

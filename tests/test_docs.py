@@ -19,14 +19,17 @@ from s1jax.sections import read_section
 from s1jax.types import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ("distill", "curate", "labels", "train", "generate", "convert")
+VERBS = (
+    *("distill", "curate", "labels", "train", "generate", "evaluate", "convert"),
+    *("serve", "harness"),
+)
 SECTIONS = "|".join(sorted(set(config.default()) - {"seed"}))
 
 
 def texts():
     """The documents by their paths: Markdown whole, of Python the docstring."""
     pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-    modules = [*sorted(ROOT.glob("configs/*.py")), *(ROOT / f"s1jax/{v}.py" for v in VERBS)]
+    modules = [*sorted(ROOT.glob("configs/**/*.py")), *(ROOT / f"s1jax/{v}.py" for v in VERBS)]
     found = {page: page.read_text() for page in pages}
     found |= {path: ast.get_docstring(ast.parse(path.read_text())) for path in modules}
     return {str(path.relative_to(ROOT)): text for path, text in found.items()}
@@ -63,6 +66,8 @@ def wrong_command(words):
     problems, overrides, path = [], {}, None
     for word in rest:
         name, equals, value = word.partition("=")
+        if word in ("--grade",):  # a flag that is only there or not
+            equals = "="
         if not name.startswith("--") or not equals:
             problems.append(f"{word} is no --name=value")
         elif name.startswith("--config."):
@@ -189,7 +194,7 @@ def test_a_file_that_is_not_there_is_found():
 def test_the_configs_of_the_readme_are_those_that_there_are():
     rows = [line for line in TEXTS["README.md"].splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+\.py)`", row.split("|")[1])}
-    assert named == {path.name for path in ROOT.glob("configs/*.py")}
+    assert named == {path.name for path in ROOT.glob("configs/**/*.py")}
 
 
 def test_the_goals_of_make_that_the_readme_names_are_there():

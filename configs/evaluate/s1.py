@@ -14,9 +14,7 @@ answers --config.evaluate.parity=True. To see Qwen's plain answers beside these,
 
 Devices: 8
 Hardware: one node of 8 H100 80 GB, in one process. A GPU holds 16 GB of weights and, where all 8
-rows have 32,768 tokens, 17 GB of cache. As in s1 it computes in float32; GPUs and TPUs multiply
-with fewer bits all the same unless JAX_DEFAULT_MATMUL_PRECISION=float32 is in the environment. Not
-run on H100s yet.
+rows have 32,768 tokens, 17 GB of cache. As in s1 it computes in float32. Not run on H100s yet.
 """
 
 from ml_collections import ConfigDict
