@@ -63,6 +63,8 @@ def wrong_command(words):
     verb, *rest = words
     if verb not in VERBS:
         return [f"{verb} is no verb"]
+    if words[:2] == ["harness", "run"]:  # the rest is of lm_eval's own command line
+        return []
     problems, overrides, path = [], {}, None
     for word in rest:
         name, equals, value = word.partition("=")
@@ -194,7 +196,8 @@ def test_a_file_that_is_not_there_is_found():
 def test_the_configs_of_the_readme_are_those_that_there_are():
     rows = [line for line in TEXTS["README.md"].splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+\.py)`", row.split("|")[1])}
-    assert named == {path.name for path in ROOT.glob("configs/**/*.py")}
+    assert named == {path.name for path in ROOT.glob("configs/*.py")}
+    assert any("`evaluate/*.py`" in row for row in rows)  # their table is in docs/evaluation.md
 
 
 def test_the_goals_of_make_that_the_readme_names_are_there():
