@@ -160,6 +160,8 @@ class Serve:
     max_queue: int = 256  # requests that wait or run; more are told to come again
     max_body_bytes: int = 1_048_576
     max_samples: int = 16  # of one request (its `n`)
+    max_request_tokens: int | None = None  # of all its samples; None: what the context leaves each
+    warm_up: bool = False  # compile for every length at the start, not when it first comes
 
 
 @dataclass(frozen=True)
@@ -368,9 +370,9 @@ def _check_evaluate(cfg: Config) -> list[str]:
 
 def _check_serve(serve: Serve) -> list[str]:
     problems = []
-    for name in ("max_queue", "max_body_bytes", "max_samples"):
+    for name in ("max_queue", "max_body_bytes", "max_samples", "max_request_tokens"):
         value = getattr(serve, name)
-        if value < 1:
+        if value is not None and value < 1:
             problems.append(f"serve.{name}={value} must be at least 1")
     if not 0 <= serve.port < 65536:
         problems.append(f"serve.port={serve.port} must be between 0 and 65535")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1jax.evaluation import grading
-from s1jax.evaluation.equality import by_rules
+from s1jax.evaluation.equality import by_rules, formula
 from s1jax.evaluation.grading import Grader, Verdict
 from s1jax.types import UserError
 
@@ -42,6 +42,33 @@ ALIKE = [
     ("5", "x=5"),
     ("5", "x + 2 = 3 + 2 = 5"),
     (r"\lambda", r"$\lambda$"),
+    ("x=5", "5"),
+    ("1,2", r"\{2, 1\}"),
+    ("1,2", "2 and 1"),
+    (r"1 \pm \sqrt{2}, 3", r"3, 1+\sqrt{2}, 1-\sqrt{2}"),
+    ("(3,4]", r"3 < x \le 4"),
+    (r"(-\infty,3)", "x<3"),
+    (r"(-\infty,-1)\cup(4,\infty)", r"x<-1 \text{ or } x>4"),
+    (r"x \in [-3,8]", r"\{x \mid -3 \leq x \leq 8\}"),
+    ("all real numbers", r"(-\infty, \infty)"),
+    (r"\begin{pmatrix} 7 \\ -1 \end{pmatrix}", r"\langle 7, -1 \rangle"),
+    (r"\begin{pmatrix} 1/4 \\ 2 \end{pmatrix}", r"\begin{bmatrix} 0.25 \\ 2 \end{bmatrix}"),
+    ("8 cm", r"80\text{ mm}"),
+    (r"\$18.90", "1890 cents"),
+    ("24 hours", "1 day"),
+    ("1000", "1 thousand"),
+    (r"864 \mbox{ inches}^2", r"6 \text{ square feet}"),
+    (r"66\frac{2}{3}\%", r"\frac{2}{3}"),
+    (r"0.2\overline{7}", r"\frac{5}{18}"),
+    ("63", "sixty-three"),
+    ("205", "two hundred and five apples"),
+    ("52_8", "52_{8}"),
+    ("52_8", "52"),
+    (r"52_{\text{eight}}", "52_8"),
+    (r"4 \pmod{7}", r"x \equiv 11 \pmod 7"),
+    ("9:05", "9:05 a.m."),
+    ("4:9", r"4 \text{ to } 9"),
+    (r"\text{Ann and Bo}", "Bo and Ann"),
 ]
 UNLIKE = [
     ("23", "24"),
@@ -53,16 +80,43 @@ UNLIKE = [
     ("B", "D. 42"),
     ("True", "no"),
     ("False", "True"),
+    ("(3,4]", "[3,4]"),
+    ("(3,4]", r"3 < x < 4"),
+    ("(3,5)", r"\{3,5\}"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2)", "(1,2,3)"),
+    ("1,2", "1,2,3"),
+    ("1,2", "1,2,2"),
+    (
+        r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+        r"\begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}",
+    ),
+    ("8 cm", "8 mm"),
+    (r"\$7.20", "7.2 cents"),
+    (r"864 \mbox{ inches}^2", r"864 \text{ feet}^2"),
+    (r"6\pi\text{ cm}", r"6\pi\text{ seconds}"),
+    ("52_8", "52_9"),
+    ("42", "52_8"),
+    (r"4 \pmod{7}", "11"),
+    ("9:05 a.m.", "9:05 PM"),
+    (r"\text{listen}", "silent"),
+    (r"7\text{ remainder }3", r"3\text{ remainder }7"),
+    (r"\text{Ann}", "Ann and Bo"),
 ]
 OPEN = [  # for math-verify, and what it says
     ("x^2+2x+1", "(x+1)^2", True),
     (r"3\sqrt{2}", r"\sqrt{18}", True),
-    ("x=5", "5", True),
     (r"2 \pm \sqrt{3}", r"2+\sqrt3, 2-\sqrt3", True),
-    ("1,2", r"\{2, 1\}", True),
     (r"\lambda+1", r"1+\lambda", True),
     (r"\sin^2 x", r"1-\cos^2 x", True),
-    ("(3,4]", "[3,4]", False),
+    (r"150^\circ", r"\frac{5}{6}\pi", True),
+    (r"(2, 60^\circ)", r"\left(2, \frac{\pi}{6}\right)", False),
+    (r"6\pi\text{ cm}", r"60\pi\text{ mm}", True),
+    (r"6\pi\text{ cm}", r"6\pi\text{ km}", False),
+    ("3+4i", "4i+3", True),
+    (r"2e^{i\pi/3}", r"1+i\sqrt{3}", True),
+    ("5i", "-5i", False),
+    (r"10^{-20}\pi", r"2\cdot10^{-20}\pi", False),
     ("2x", "2y", False),
     ("2x", "2", False),
     (r"3\pi", "3", False),
@@ -214,14 +268,14 @@ def test_workers_have_no_secrets(monkeypatch):
 EVIL = """
 import os, runpy, sys
 verifier = runpy.run_path(sys.argv[1])
-def equal(reference, answer):
+def equal(pairs):
     {code}
     return True
 pid = os.fork()
 if pid == 0:
     if sys.argv[2] == "confined":
-        verifier["_judge"](equal, "", "", 2.0, 2**30)
-    os._exit(10 if equal("", "") else 11)
+        verifier["_judge"](equal, [], 2.0, 2**30)
+    os._exit(10 if equal([]) else 11)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
@@ -235,6 +289,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         "__import__('subprocess').run(['touch', 'canary'])",
         "os.close(os.open('canary', os.O_CREAT | os.O_WRONLY))",
         "__import__('socket').socket().close()",
+        "eval('1 + 1')",
+        "__import__('sympy').sympify('x + 1')",
     ],
 )
 def test_code_that_ran_after_all_could_do_nothing(tmp_path, code):
@@ -270,8 +326,8 @@ def test_real_answers(grader, shared):
         pairs, grader.grade([(a, boxed(b)) for a, b in pairs]), strict=True
     ):
         assert verdict.correct is (reference == other), (reference, other)
-    formulas = [answer for answer in answers if not by_rules("1", answer)][:60]
-    assert [grader._verify(answer, answer).correct for answer in formulas] == [True] * 60
+    formulas = [formula(answer) for answer in answers if not by_rules("1", answer)][:60]
+    assert [grader._verify([(text, text)]).correct for text in formulas] == [True] * 60
     rows = [json.loads(line) for line in (shared / "data/gsm8k_test.jsonl").open()]
     golds = [row["answer"].split("#### ")[1] for row in rows]
     assert all(

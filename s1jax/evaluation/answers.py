@@ -15,12 +15,18 @@ _MAX_CHARS, _MAX_WORDS = 200, 4  # of a text that is itself an answer
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\.|[{}]", re.DOTALL)
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)(?:[ \t]{1,3}|(?=[\\\d]))([^\s${][^$\n]*)")
-_HASHES = re.compile(r"^####[ \t]{0,3}(\$?[-+]?[\d.,]*\d%?)[ \t.]*$", re.MULTILINE)
+_HASHES = re.compile(
+    r"^####[ \t]{0,3}(\$?[-+]?[\d.,]*\d%?(?:[ \t][a-z]{1,20}){0,3})[ \t.]*$", re.MULTILINE
+)
+_HEADING = re.compile(r"^[#*\s]{0,6}(?:final\s)?answer[*\s]{0,4}\n", re.IGNORECASE | re.MULTILINE)
 _COLON = re.compile(r"\banswer\**\s{0,3}:\**\s*", re.IGNORECASE)
 _IS = re.compile(
     r"\b(?:answer|option|choice)s?\s{1,3}(?:is|are|will\s+be)\b\s{0,3}[:,]?\**\s{0,3}",
     re.IGNORECASE,
 )
+_STATES = re.compile(r"\b(?:is|are|was|were|be|equals|costs|takes)\b[ \t]{0,3}:?", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![\s*])\*\*(?=[\s.,;:!?)]|$)|(?:^|(?<=[\s(]))\*\*(?=[^\s*])")
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _SENTENCE_END = re.compile(r"[.;!?]\**(?:\s|$)|,\s+(?:so|since|because|as|which)\b|\n")
 # "Choice $\mathbf{B}$ is correct", "B is the correct choice", "Answer B" and "(B)" on its own line.
 _CHOICES = (
@@ -36,6 +42,7 @@ _CHOICES = (
     re.compile(r"^[*(\s]{0,4}([A-J])[*).\s]{0,4}\Z", re.MULTILINE),
 )
 _DISPLAYS = {"$$": "$$", r"\[": r"\]"}
+_VALUE = re.compile(r"[-+($\\[{*]{0,6}\d|\$[^$]+\$\W*\Z")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _ASKS_PROOF = re.compile(r"\b(?:prove|disprove|show)\b(?:,[^,]{0,40},)?\s+(?:that|the|for|if|by)\b")
@@ -50,19 +57,20 @@ _PROVED = re.compile(
 def reference_answer(question: Question) -> str | None:
     """The final answer that a question's source gives; None where the reference is a proof."""
     if question.answer is not None and question.answer.strip():
-        return final_answer(question.answer) or question.answer.strip()
+        return final_answer(question.answer, prose=False) or question.answer.strip()
     asks = question.question.lower()
     if _ASKS_PROOF.search(asks) and not _ASKS_VALUE.search(asks):
         return None  # whatever its solution puts into a box
-    return final_answer(question.solution or "")
+    return final_answer(question.solution or "", prose=False)
 
 
-def final_answer(text: str) -> str | None:
+def final_answer(text: str, prose: bool = True) -> str | None:
     """What a text gives as its final answer, without dollar signs around it; None: it gives none.
 
-    The last box counts before all else; a text that is short enough is itself an answer.
+    The last box counts before all else; a text that is short enough is itself an answer. With
+    `prose` the value that its last sentence ends with counts too; of a proof that is no answer.
     """
-    answer = _trimmed(next(_candidates(answer_part(text).strip()), ""))
+    answer = _trimmed(next(_candidates(answer_part(text).strip(), prose), ""))
     return None if not answer or _PROVED.fullmatch(answer) else answer
 
 
@@ -99,7 +107,7 @@ def last_boxed(text: str) -> str | None:
     return bare[-1] if bare else None
 
 
-def _candidates(text: str) -> Iterator[str]:
+def _candidates(text: str, prose: bool) -> Iterator[str]:
     """What may be the answer, the surest first."""
     if (boxed := last_boxed(text)) is not None:
         yield boxed
@@ -108,11 +116,15 @@ def _candidates(text: str) -> Iterator[str]:
     colons = list(_COLON.finditer(text))
     if colons and (said := _first_line(text[colons[-1].end() :])):
         yield _after_is(said) or said
+    if headings := list(_HEADING.finditer(text)):
+        yield _first_line(text[headings[-1].end() :].lstrip())
     if short := _after_is(text):
         yield short
     for number, pattern in enumerate(_CHOICES):
         if letters := pattern.findall(text):
             yield letters[0 if number == 0 else -1]
+    if prose and (stated := _stated(text)):
+        yield stated
     if _is_bare(text):
         yield text
 
@@ -131,6 +143,20 @@ def _after_is(text: str) -> str | None:
     return None
 
 
+def _stated(text: str) -> str | None:
+    """What the last line has in bold, or says that something is: a number or a formula."""
+    line = text[-2 * _MAX_CHARS :].rstrip().rpartition("\n")[2]
+    bold = _BOLD.findall(line)
+    if bold and _is_bare(bold[-1]):
+        return bold[-1]
+    ends = [m.end() for m in _SENTENCE_END.finditer(line) if m.end() < len(line)]
+    sentence = line[ends[-1] :] if ends else line
+    verbs = list(_STATES.finditer(sentence))
+    said = sentence[verbs[-1].end() :].strip().rstrip(".") if verbs else ""
+    is_value = bool(_VALUE.match(said)) and _is_bare(said)
+    return said if is_value else None
+
+
 def _first_line(text: str) -> str:
     """The first line, or the displayed formula that begins there."""
     for begin, end in _DISPLAYS.items():
@@ -147,7 +173,7 @@ def _is_bare(text: str) -> bool:
 
 def _trimmed(answer: str) -> str:
     """Without emphasis, a last period and dollar signs around all of it."""
-    answer = answer.strip().strip("*`").strip()
+    answer = _EMPHASIS.sub("", answer.strip()).strip("*`").strip()
     if answer.endswith(".") and not answer.endswith(r"\right."):
         answer = answer[:-1].rstrip()
     for begin, end in (*_DISPLAYS.items(), ("$", "$"), (r"\(", r"\)")):

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s1jax.evaluation.answers import final_answer
-from s1jax.evaluation.equality import MAX_CHARS, by_rules, looks_hostile, plain
+from s1jax.evaluation.equality import MAX_CHARS, Pairs, compare, looks_hostile, plain
 from s1jax.types import UserError
 
 VERIFIER = Path(__file__).with_name("verifier.py")
 START_S = 120.0  # for a worker to load sympy from a slow disk
-OF_THE_TIME = 0.95  # after which a child ends itself; its worker is killed if it is silent then
+OF_THE_TIME = 0.9  # after which a child ends itself; its worker is killed if it is silent then
 WAITING = 64  # items given to the workers ahead of the one whose verdict is due
 
 
@@ -101,6 +101,8 @@ class Grader:
         """The verdict, if the rules have one, or what math-verify is going to say."""
         if not reference.strip():
             return Verdict(None, "no reference")
+        if len(reference) > 10 * MAX_CHARS:
+            return Verdict(None, "reference too long")
         if len(attempt) <= MAX_CHARS and plain(reference) == plain(attempt):
             return Verdict(True, "same text")
         answer = final_answer(attempt)
@@ -108,19 +110,19 @@ class Grader:
             return Verdict(False, "no answer")
         if len(answer) > max(10 * MAX_CHARS, 2 * len(reference)):
             return Verdict(False, "too long")
-        ruled = by_rules(reference, answer, self._digits)
-        if ruled is not None:
-            return Verdict(*ruled)
+        said = compare(reference, answer, self._digits)
+        if isinstance(said, tuple):
+            return Verdict(*said)
         if why := looks_hostile(reference):
             return Verdict(None, f"reference {why}")
         if why := looks_hostile(answer):
             return Verdict(False, why)
-        return self._threads.submit(self._verify, reference, answer)
+        return self._threads.submit(self._verify, said)
 
-    def _verify(self, reference: str, answer: str) -> Verdict:
+    def _verify(self, pairs: Pairs) -> Verdict:
         worker = self._idle.get()
         try:
-            outcome = worker.ask(_one_formula(reference), _one_formula(answer))
+            outcome = worker.ask(pairs)
         finally:
             self._idle.put(worker)
         if outcome in ("equal", "different"):
@@ -138,12 +140,12 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def ask(self, reference: str, answer: str) -> str:
-        """What the worker says of a pair: a word of verifier.OUTCOMES, or "crashed"."""
+    def ask(self, pairs: Pairs) -> str:
+        """What the worker says of these pairs: a word of verifier.OUTCOMES, or "crashed"."""
         process = self._process or self._start()
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps([reference, answer]).encode() + b"\n")
+            process.stdin.write(json.dumps(pairs).encode() + b"\n")
             said = _hear(process, self._timeout_s)
         except OSError:
             said = ""
@@ -207,8 +209,3 @@ def _hear(process: "subprocess.Popen[bytes]", seconds: float) -> str | None:
 
 def _result(due: Verdict | concurrent.futures.Future[Verdict]) -> Verdict:
     return due if isinstance(due, Verdict) else due.result()
-
-
-def _one_formula(text: str) -> str:
-    """A text as one LaTeX formula, without dollar signs or line ends inside."""
-    return " ".join(text.replace(r"\$", " ").replace("$", " ").split())
