@@ -25,7 +25,10 @@ from s1jax.types import UserError
 DONE, USER_ERROR, PREEMPTED = 0, 2, 75
 
 # What the system refuses: nothing that a traceback of ours would explain.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EISDIR, errno.ENOTDIR),
+)
 
 
 class Stopped(BaseException):  # no Exception: whoever catches those would go on

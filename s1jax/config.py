@@ -344,9 +344,12 @@ def _check_decode(dec: Decode) -> list[str]:
     return problems
 
 
-def decode_of(cfg: Config, run: Run) -> Decode:
-    """How a run of the evaluation asks."""
-    return dataclasses.replace(cfg.decode, **run.decode)
+def decode_of(decode: Decode, run: Run) -> Decode:
+    """How a run of the evaluation asks, where `decode` is the config's."""
+    problems: list[str] = []
+    made = read_section(Decode, dataclasses.asdict(decode) | dict(run.decode), "", problems)
+    assert not problems, "resolve() would have refused them"
+    return typing.cast(Decode, made)
 
 
 def _check_evaluate(cfg: Config) -> list[str]:
@@ -364,8 +367,15 @@ def _check_evaluate(cfg: Config) -> list[str]:
         decode = read_section(
             Decode, dataclasses.asdict(cfg.decode) | dict(run.decode), "decode.", wrong
         )
-        problems += [f"{name}: {problem}" for problem in wrong or _check_decode(decode)]
+        wrong = wrong or _check_decode(decode)
+        if not wrong and len(cfg.evaluate.seeds) > 1 and _is_greedy(decode):
+            wrong = ["evaluate.seeds: at decode.temperature=0 all seeds give the same"]
+        problems += [f"{name}: {problem}" for problem in wrong]
     return problems
+
+
+def _is_greedy(decode: Decode) -> bool:
+    return not decode.temperature and not decode.thinking_temperature
 
 
 def _check_serve(serve: Serve) -> list[str]:

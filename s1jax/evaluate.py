@@ -29,8 +29,10 @@ from s1jax.evaluation_config import Run, sweep
 from s1jax.outcomes import (
     GENERATIONS,
     MANIFEST,
+    PLAIN,
     Evaluation,
     Items,
+    check_judge,
     read_tasks,
     summary,
     tell,
@@ -72,11 +74,12 @@ def evaluate(
     try:
         with cli.stops():
             items = read_tasks(cfg.evaluate)
+            check_judge(cfg)
             if grade:
                 evaluation = Evaluation.read(workdir / MANIFEST)
             else:
                 evaluation = _generate(cfg, workdir, _models(cfg, workdir, model), items, devices)
-            results = tell(cfg, workdir, evaluation, items)
+            results = tell(cfg, workdir, evaluation, items, asked_now=not grade)
     except cli.Stopped:
         say(f"stopped; every sample is in {workdir / GENERATIONS}: start again to go on")
         return cli.PREEMPTED
@@ -93,8 +96,10 @@ def _models(cfg: Config, workdir: Path, model: str | None) -> dict[str, str]:
     if not model:
         raise UserError("--model is missing, and model.path is empty: for example --model=mini")
     base = cfg.model.path
-    if cfg.evaluate.base == "none" or not base or base == model:
+    same = base == model or Path(base).expanduser().resolve() == Path(model).expanduser().resolve()
+    if cfg.evaluate.base == "none" or not base or same:
         return {MODEL: model}
+    say(f"base model: {base} (evaluate.base={cfg.evaluate.base})")
     return {MODEL: model, BASE: base}
 
 
@@ -111,20 +116,15 @@ def _generate(
     from s1jax import mini
     from s1jax.evaluating import Evaluated
     from s1jax.evaluation.samples import SamplesFile
-    from s1jax.mesh import make_mesh, says_several
+    from s1jax.mesh import make_mesh, refuse_several
 
-    if variable := says_several():
-        raise UserError(
-            f"evaluate runs in one process on one host's devices, and {variable} says that this is"
-            " one of several: start it once, with that variable unset"
-        )
+    refuse_several("evaluate")
     mesh = make_mesh(cfg.mesh, devices)
     evaluated = {}
     for label, path in models.items():
         revision = cfg.model.revision if path == cfg.model.path else None
-        if path == mini.MINI:
-            path = str(mini.build(mini.cache_directory()).model)
         own = replace(cfg, model=replace(cfg.model, path=path, revision=revision))
+        own = mini.resolve(own, mini.cache_directory())
         runs = _runs(cfg, label)
         evaluated[label] = Evaluated(own, runs, items)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -139,6 +139,7 @@ def _generate(
             for label, one in evaluated.items()
         },
         runs={label: one.runs for label, one in evaluated.items()},
+        decodes={label: one.decodes for label, one in evaluated.items()},
         plan={label: one.plan for label, one in evaluated.items()},
         about={
             "versions": versions(),
@@ -157,7 +158,7 @@ def _generate(
 def _runs(cfg: Config, label: str) -> list[Run]:
     """What a model is asked: the sweep, or of a base its plain answer."""
     if label == BASE and cfg.evaluate.base == "plain":
-        return [Run("plain", "plain", {"thinking": False})]
+        return [Run(PLAIN, "plain", {"thinking": False})]
     return sweep(cfg.evaluate)
 
 

@@ -66,7 +66,8 @@ class Evaluated:
         opened = open_model(cfg)
         self.model = replace(opened, source=pinned(opened.source))
         self.digest = digest(self.model.source)
-        self.runs = [_whole(run, self.model, items) for run in runs]
+        self.runs = list(runs)
+        self.decodes = {run.name: decode_of(cfg.decode, run) for run in runs}
         self.wanted: list[Wanted] = []
         self.plan: Plan = {task: {run.name: {} for run in self.runs} for task in items}
         for run in self.runs:
@@ -75,22 +76,20 @@ class Evaluated:
 
     def _want(self, run: Run, seed: int, items: Mapping[str, Sequence[Item]]) -> None:
         cfg = self.model.cfg
-        decode = decode_of(cfg, run)
+        decode = self.decodes[run.name]
         model = replace(
             self.model,
             cfg=replace(cfg, decode=decode, seed=seed),
             delimiters=delimiters(self.model.tokenizer, self.model.chat, decode),
         )
         for task, asked in items.items():
-            prompts = {
-                f"{task}/{item.id}": Prompt(
-                    f"{task}/{item.id}", item.prompt, decode, name=f"{task}, question {item.id}"
-                )
-                for item in asked
-            }
             of = {f"{task}/{item.id}": item for item in asked}
+            prompts = {
+                name: Prompt(name, item.prompt, decode, name=f"{task}, question {item.id}")
+                for name, item in of.items()
+            }
             try:
-                requests = model.requests(list(prompts.values()))
+                requests = _requests(model, run, list(prompts.values()))
             except UserError as error:
                 raise UserError(f"run {run.name}: {error}") from error
             for request in requests:
@@ -124,6 +123,9 @@ class Evaluated:
             say(f"{label}: {total - len(missing)} of {total} samples are there already")
         if not missing:
             return
+        made = reused(list(missing.values()))
+        if made["branched"]:
+            say(f"{label}: {made['generated']} generations serve {len(missing)} samples")
         rows = min(self.model.cfg.decode.batch_size, len(missing))
         engine = self.model.engine(mesh, rows, BytesProgress("read"))
         progress = Progress(f"evaluate {label}", "samples", total, total - len(missing))
@@ -138,21 +140,29 @@ class Evaluated:
         progress.show(f"{format_count(engine.counts.tokens)} tokens", last=True)
 
 
-def _whole(run: Run, model: Model, items: Mapping[str, Sequence[Item]]) -> Run:
-    """A run without thinking may answer as long as others think and answer, as in s1."""
-    decode = decode_of(model.cfg, run)
-    if decode.thinking or "max_answer_tokens" in run.decode:
-        return run
-    asked = [
-        Prompt(f"{task}/{item.id}", item.prompt, replace(decode, samples=1, max_answer_tokens=1))
-        for task, of in items.items()
-        for item in of
-    ]
-    longest = max((len(r.prompt) for r in model.requests(asked)), default=0)
-    room = model.source.cfg.max_positions - longest
-    if decode.max_thinking_tokens is not None:
-        room = min(room, decode.max_thinking_tokens + decode.max_answer_tokens)
-    return replace(run, decode={**run.decode, "max_answer_tokens": max(room, 1)})
+def _requests(model: Model, run: Run, prompts: Sequence[Prompt]) -> list[Request]:
+    """The samples of a run's prompts.
+
+    Without thinking an answer may have all that the context leaves, as in s1, or what the others
+    may think and answer together. A greedy sample has no seed: it does not depend on any.
+    """
+    decode = model.cfg.decode
+    plain = not decode.thinking and "max_answer_tokens" not in run.decode
+    if plain:
+        one = replace(decode, max_answer_tokens=1)  # more is seen to below
+        prompts = [replace(prompt, decode=one) for prompt in prompts]
+    requests = model.requests(prompts)
+    if plain:
+        most = decode.max_answer_tokens + (decode.max_thinking_tokens or 2**31)
+        rooms = (model.source.cfg.max_positions - len(request.prompt) for request in requests)
+        requests = [
+            replace(
+                request, rules=replace(request.rules, max_answer_tokens=max(1, min(room, most)))
+            )
+            for request, room in zip(requests, rooms, strict=True)
+        ]
+    greedy = decode.temperature == 0 and not decode.thinking_temperature
+    return [replace(request, seed=0) for request in requests] if greedy else requests
 
 
 def _outputs(
@@ -210,7 +220,8 @@ def _sample_number(want: Wanted) -> str:
 
 def _sample(want: Wanted, output: Output, tries: int | None) -> Sample:
     model, tokenizer = want.model, want.model.tokenizer
-    generation = model.generation(want.prompt, output, tries)
+    asked = replace(want.prompt, id=want.item.id)
+    generation = model.generation(asked, output, tries)
     pieces = tokenizer.decode_pieces(output.tokens)
     spans = [(samples.START, len(generation.text) - sum(map(len, pieces)))]
     for kind, group in groupby(zip(output.kinds, pieces, strict=True), key=lambda piece: piece[0]):

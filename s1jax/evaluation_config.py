@@ -14,7 +14,8 @@ from s1jax.sections import nearest
 
 BASES = ("plain", "same", "none")
 GRADERS = ("math", "integer", "choice", "exact")
-METHODS = ("plain", "BF", "TCC", "TCC+BF", "SCC", "SCC+BF", "CCC", "RS", "majority")
+# "other" runs are on no curve.
+METHODS = ("plain", "BF", "TCC", "TCC+BF", "SCC", "SCC+BF", "CCC", "RS", "majority", "other")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Evaluate:
     ignore_ends: tuple[int, ...] = ()
     runs: tuple[Run, ...] = ()  # and any others
     only: tuple[str, ...] = ()  # of all these the ones of these names; (): all
-    seeds: tuple[int, ...] = ()  # further samples, each with another `seed`; (): the config's
+    seeds: tuple[int, ...] = ()  # samples with each of these `seed`s; (): the config's alone
     # What is asked of the model that training began from (model.path), where another is evaluated:
     # its "plain" answer as in s1, the "same" runs, or "none".
     base: str = "plain"
@@ -162,7 +163,9 @@ def check_evaluation(evaluate: Evaluate) -> list[str]:
 
     known = [*TASKS, *(task.name for task in evaluate.own_tasks)]
     unique("tasks", evaluate.tasks)
-    unique("own_tasks", known)
+    unique("own_tasks", (task.name for task in evaluate.own_tasks))
+    for task in evaluate.own_tasks:
+        require(task.name not in TASKS, f'own_tasks: "{task.name}" is there already: name another')
     for name in evaluate.tasks:
         require(name in known, f'tasks: "{name}" is unknown{nearest(name, known)}')
     for path, pairs in {"paths": evaluate.paths, "revisions": evaluate.revisions}.items():
@@ -193,6 +196,7 @@ def check_evaluation(evaluate: Evaluate) -> list[str]:
     for name in evaluate.only:
         require(name in runs, f'only: "{name}" is no run{nearest(name, runs)}')
     for run in evaluate.runs:
+        require(bool(run.name), "runs: one has no name")
         known_method = run.method in METHODS
         require(
             known_method,
@@ -223,6 +227,8 @@ def _check_task(task: Task) -> list[str]:
         f'grader="{task.grader}" and choices={task.choices}: choices are graded by "choice"',
     )
     require("{question}" in task.prompt, f'prompt="{task.prompt}" does not hold {{question}}')
+    require(bool(task.question and task.answer), "question and answer must name columns")
+    require(bool(task.choices) or not task.orders, "orders are of choices, and there are none")
     require(
         not task.choices or "{choices}" in task.prompt,
         f'prompt="{task.prompt}" does not hold {{choices}}',

@@ -13,42 +13,40 @@ from s1jax.types import UserError
 class AppendedLines:
     """The lines that are there, and as a context the file open for `add()` by one process.
 
-    `name` is what messages call it. What a killed process left of a last line is cut off when the
-    file is opened; before that nothing is written.
+    `name` is what messages call it, `advice` what they say of a line that is not as it was
+    written. What a killed process left of a last line is cut off when the file is opened; before
+    that nothing is written.
     """
 
-    def __init__(self, path: Path, name: str):
-        self.path, self.name = path, name
+    def __init__(self, path: Path, name: str, advice: str = "name a new file"):
+        self.path, self.name, self._advice = path, name, advice
         self._bytes = self._whole_bytes = 0
         self._file: Any = None
 
     def read(self, take: Callable[[Any, int, int], None]) -> None:
         """Hands over each line's value and its first and last byte's offsets.
 
-        What `take` raises as ValueError, KeyError or TypeError says that the line is not what was
-        written: the last line is dropped then, and any other is a UserError, as are those of its
-        own.
+        A last line that is no JSON is what a killed process left; one that is, or any other line
+        that `take` refuses by ValueError, KeyError or TypeError, is a UserError.
         """
         if not self.path.exists():
             return
+        self._bytes, self._whole_bytes = self.path.stat().st_size, 0
         with self.path.open("rb") as file:
-            lines = list(file)
-        self._bytes = sum(map(len, lines))
-        self._whole_bytes = 0
-        for number, line in enumerate(lines, 1):
-            end = self._whole_bytes + len(line)
-            try:
+            for number, line in enumerate(file, 1):
+                end = self._whole_bytes + len(line)
                 if not line.endswith(b"\n"):
-                    raise ValueError("it has no end")
-                take(json.loads(line), self._whole_bytes, end)
-            except UserError as error:
-                raise UserError(f"{self.name}, line {number}: {error}") from error
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                if number == len(lines):
-                    return  # a process was killed while it wrote this
-                what = "is not what was written there; name a new file"
-                raise UserError(f"{self.name}, line {number}: {what}") from error
-            self._whole_bytes = end
+                    return
+                try:
+                    take(_parsed(line, last=end == self._bytes), self._whole_bytes, end)
+                except _Torn:
+                    return
+                except UserError as error:
+                    raise UserError(f"{self.name}, line {number}: {error}") from error
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    what = f"is not what was written there; {self._advice}"
+                    raise UserError(f"{self.name}, line {number}: {what}") from error
+                self._whole_bytes = end
 
     def __enter__(self) -> "AppendedLines":
         try:
@@ -74,3 +72,16 @@ class AppendedLines:
     def __exit__(self, *_: object) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+class _Torn(Exception):
+    """A last line that was not written to its end."""
+
+
+def _parsed(line: bytes, last: bool) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        if last:
+            raise _Torn from error
+        raise

@@ -81,7 +81,11 @@ def _item_of(hint: Any) -> Any:
 
 
 def _number(text: Any) -> Any:
-    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
+    """The whole number that a text is, or the text."""
+    try:
+        return int(text) if isinstance(text, str) else text
+    except ValueError:  # thousands of digits as well
+        return text
 
 
 def _texts(text: str) -> Any:
@@ -157,6 +161,8 @@ def _converted(value: Any, hint: Any) -> Any:
 
 def _wrong_type(value: Any, hint: Any) -> str:
     item_type = _item_of(hint)
+    if isinstance(value, Mapping) and typing.get_origin(hint) is Mapping:
+        return "must have names of fields"
     if item_type is None:
         want = getattr(hint, "__name__", str(hint))
         return f"must be {want}, not {type(value).__name__}"
@@ -172,7 +178,8 @@ def _has_type(value: Any, hint: Any) -> bool:
         whole = isinstance(value, tuple | list)
         return whole and all(_has_type(item, item_type) for item in value)
     if typing.get_origin(hint) is not None and not isinstance(hint, types.UnionType):
-        return isinstance(value, typing.get_origin(hint))  # a Mapping, whatever is in it
+        named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return named and issubclass(Mapping, typing.get_origin(hint))
     if isinstance(hint, types.UnionType):
         return any(_has_type(value, t) for t in typing.get_args(hint))
     if isinstance(value, bool):

@@ -68,7 +68,7 @@ def commands():
         (40, "alternatively", ("Alternatively",)),
     ):
         fields = {"ignore_ends": 2, "ignore_strings": strings}
-        yield Command(line, "evaluate/s1_strings", f"ignore-2-{name}", "BF", S1, decode=fields)
+        yield Command(line, "evaluate/s1_strings", f"ignore-2-{name}", "other", S1, decode=fields)
 
     budgets = (3500, 4000, 5000, 6000, 8000, 16000)
     for line, budget in zip(range(43, 49), budgets, strict=True):
@@ -104,8 +104,8 @@ def commands():
 CATALOGUE = list(commands())
 # What the configs ask besides: the rest of table 4, and s1.1's one ignored end of other tasks.
 BESIDES = [
-    Command(31, "evaluate/s1_strings", "auto", "BF", S1),
-    Command(33, "evaluate/s1_strings", "ignore-2-wait", "BF", S1, decode={"ignore_ends": 2}),
+    Command(31, "evaluate/s1_strings", "auto", "other", S1),
+    Command(33, "evaluate/s1_strings", "ignore-2-wait", "other", S1, decode={"ignore_ends": 2}),
     Command(15, "evaluate/s1_1", "ignore-1", "BF", S1_1, ALL, {"ignore_ends": 1}),
 ]
 OURS = ("max_answer_tokens", "min_thinking_tokens")  # see the comments in configs/evaluate/s1.py
@@ -146,7 +146,7 @@ def asked_by_config(name, cfg):
                 run.method,
                 cfg.model.path,
                 cfg.evaluate.tasks,
-                changed(decode_of(cfg, run)),
+                changed(decode_of(cfg.decode, run)),
             )
             for run in sweep(cfg.evaluate)
         )
@@ -211,7 +211,7 @@ def test_all_are_computed_and_asked_alike(name):
     assert [task.name for task in tasks_of(cfg.evaluate)] == list(cfg.evaluate.tasks)
     # All but these is what Evaluate has by itself.
     own = {"tasks": (), "budgets": (), "ignore_ends": (), "runs": ()}
-    assert replace(cfg.evaluate, **own) == Evaluate()
+    assert replace(cfg.evaluate, **own) == Evaluate(base="none")
 
 
 def test_there_is_no_other_config_of_evaluation():
@@ -235,7 +235,7 @@ def qwen(qwen_tokenizer):
 
 def check_run(qwen, cfg, run, prompt_tokens=LONGEST_PROMPT):
     """The budget that a run leaves a prompt. UserError if it does not fit."""
-    decode = decode_of(cfg, run)
+    decode = decode_of(cfg.decode, run)
     of = delimiters(qwen, CHATS[cfg.model.chat], decode)
     budgets = auto_budget(CONTEXT, [prompt_tokens], of, decode)
     if not decode.thinking:  # which answers as long as the context leaves
@@ -249,7 +249,7 @@ def test_every_run_fits_the_context(qwen, name):
     cfg = config_of(name)
     for run in sweep(cfg.evaluate):
         budget = check_run(qwen, cfg, run)
-        decode = decode_of(cfg, run)
+        decode = decode_of(cfg.decode, run)
         if decode.thinking and decode.max_thinking_tokens is None:
             assert budget == CONTEXT - LONGEST_PROMPT - 4096 - 7  # what closes it has 7 tokens
 
@@ -272,7 +272,7 @@ def test_the_evaluators_accounting_fits_with_its_own_limit(qwen, name):
         config_of(name, decode__parity="evaluator", decode__max_answer_tokens=CONTEXT),
     )
     for run in sweep(cfg.evaluate):
-        budget, decode = check_run(qwen, cfg, run), decode_of(cfg, run)
+        budget, decode = check_run(qwen, cfg, run), decode_of(cfg.decode, run)
         if decode.thinking and decode.max_thinking_tokens is None:
             start, force = (1, 6) if name == "evaluate/s1_scc" else (2, 6)
             # s1's formula, whose prompt is without what opens the thinking.
@@ -292,7 +292,7 @@ def test_no_question_that_could_be_looked_at_is_longer(qwen, shared):
         lines = (shared / "data" / f"{name}.jsonl").read_text().splitlines()
         questions = [json.loads(line)["problem"] for line in lines]
         longest = max(
-            len(prompt_ids(qwen, CHATS["s1"], question, decode_of(cfg, long)))
+            len(prompt_ids(qwen, CHATS["s1"], question, decode_of(cfg.decode, long)))
             for question in questions
         )
         assert longest < LONGEST_PROMPT, name
@@ -303,7 +303,7 @@ def rules_of_runs(qwen, cfg, method):
     found = {}
     for run in sweep(cfg.evaluate):
         if run.method == method:
-            decode = decode_of(cfg, run)
+            decode = decode_of(cfg.decode, run)
             of = delimiters(qwen, CHATS[cfg.model.chat], decode)
             [budget] = auto_budget(CONTEXT, [LONGEST_PROMPT], of, decode)
             room = room_tokens(CONTEXT, LONGEST_PROMPT, of, decode)

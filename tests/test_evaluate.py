@@ -18,7 +18,7 @@ from fakes_curate import FakeModel
 from fakes_script import ENDLESS, config_file, script_config, write_script
 from fakes_train import environment
 
-from s1jax import cli, evaluate, evaluating
+from s1jax import cli, evaluate, evaluating, outcomes
 from s1jax.config import decode_of
 from s1jax.evaluation.results import read_scores
 from s1jax.evaluation.samples import SamplesFile
@@ -121,7 +121,7 @@ def test_one_generation_serves_all_runs_that_it_can(model, questions, tmp_path, 
     for one in sweep(alone.evaluate):
         single = replace(
             alone,
-            decode=decode_of(alone, one),
+            decode=decode_of(alone.decode, one),
             evaluate=replace(alone.evaluate, budgets=(), ignore_ends=()),
         )
         assert run(single, tmp_path / one.name) == cli.DONE
@@ -187,6 +187,73 @@ def test_grading_again_takes_new_golds_and_no_model(model, questions, tmp_path):
         run(absent, workdir, grade=True)
 
 
+def test_grading_again_asks_how_it_was_asked_not_how_it_would_be(model, questions, tmp_path):
+    """And says the same to the last figure: tuples and numbers come back as they were."""
+    runs = (
+        Run("one", "BF", {"ignore_ends": 1}),
+        Run("two", "BF", {"ignore_ends": 2, "ignore_strings": ("Wait",)}),
+        Run("warm", "other", {"temperature": 1}),
+    )
+    cfg, workdir = config(model, questions, **SWEEP, evaluate__runs=runs), tmp_path / "out"
+    assert run(cfg, workdir) == cli.DONE
+    before = results(workdir)
+    assert ("ignore-1", "two") in {(c["before"], c["after"]) for c in before["changes"]}
+    other = replace(cfg, decode=replace(cfg.decode, max_thinking_tokens=20, ignore_ends=3))
+    assert run(other, workdir, grade=True) == cli.DONE
+    assert results(workdir) == before
+    only = replace(cfg, evaluate=replace(cfg.evaluate, only=("budget-4",)))
+    assert run(only, workdir, grade=True) == cli.DONE
+    assert set(accuracies(workdir)) == {"budget-4"}
+
+
+def test_marks_are_kept_whatever_is_asked_meanwhile(model, questions, tmp_path, monkeypatch):
+    cfg, workdir = config(model, questions, **SWEEP), tmp_path / "out"
+    assert run(cfg, workdir) == cli.DONE
+    marks = (workdir / "marks.jsonl").read_bytes()
+    few = replace(cfg, evaluate=replace(cfg.evaluate, max_questions=1))
+    assert run(few, workdir, grade=True) == cli.DONE
+    assert (workdir / "marks.jsonl").read_bytes() == marks
+    with monkeypatch.context() as patched:
+        patched.setattr(outcomes.marking, "mark", None)
+        assert run(cfg, workdir, grade=True) == cli.DONE
+    assert len(read_scores(workdir / "scores.jsonl")) == 16
+    (workdir / "marks.jsonl").write_bytes(b'["key"]\n' + marks)  # they can be made again
+    assert run(cfg, workdir, grade=True) == cli.DONE
+    assert sorted((workdir / "marks.jsonl").read_bytes().splitlines()) == sorted(marks.splitlines())
+
+
+def test_a_task_that_is_added_changes_no_sample_of_another(model, questions, tmp_path):
+    """Not even of runs without thinking, whose answers may be as long as their prompts leave."""
+    longer = tmp_path / "longer.jsonl"
+    write_questions(longer, {"What is it, that is so long a question? " * 3: "12"})
+    tasks = tuple(Task(name, str(path)) for name, path in (("own", questions), ("more", longer)))
+    fields = {
+        "evaluate__runs": (Run("plain", "plain", {"thinking": False}),),
+        "evaluate__own_tasks": tasks,
+        "decode__max_thinking_tokens": None,
+    }
+    workdir = tmp_path / "out"
+    assert run(config(model, questions, **fields), workdir) == cli.DONE
+    before = (workdir / "generations.jsonl").read_bytes()
+    both = config(model, questions, **fields | {"evaluate__tasks": ("own", "more")})
+    assert run(both, workdir) == cli.DONE
+    after = (workdir / "generations.jsonl").read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == before.count(b"\n") + 1
+
+
+def test_a_run_of_the_base_may_have_the_name_of_one_of_the_models(
+    model, other, questions, tmp_path
+):
+    runs = (Run("plain", "BF", {"max_thinking_tokens": 4}),)
+    cfg = config(other, questions, evaluate__runs=runs, evaluate__base="plain")
+    assert run(cfg, tmp_path / "out", str(model)) == cli.DONE
+    found = {r["model"]: (r["method"], r["asked"]) for r in results(tmp_path / "out")["runs"]}
+    assert found == {
+        "model": ("BF", {"max_thinking_tokens": 4}),
+        "base": ("plain", {"thinking": False}),
+    }
+
+
 def test_the_base_stands_beside_the_model(model, other, questions, tmp_path):
     cfg, workdir = config(other, questions, **SWEEP, evaluate__base="same"), tmp_path / "out"
     assert run(cfg, workdir, str(model)) == cli.DONE
@@ -235,6 +302,13 @@ def test_what_cannot_be_is_said_before_the_weights_are_read(
     monkeypatch.setattr(evaluating.Model, "engine", None)
     with pytest.raises(UserError, match=r"run budget-4000: own, question 0 has .* context of"):
         run(config(model, questions, evaluate__budgets=(4000,)), tmp_path / "out")
+    with pytest.raises(UserError, match=r"evaluate.judge: .*GEMINI_API_KEY"):
+        fields = {"evaluate__judge__via": "gemini", "evaluate__judge__model": "m"}
+        monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+        monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+        run(config(model, questions, **fields), tmp_path / "out")
+    with pytest.raises(UserError, match=r"at decode.temperature=0 all seeds give the same"):
+        config(model, questions, evaluate__seeds=(1, 2))
     with pytest.raises(UserError, match=r"evaluate.tasks is empty"):
         run(config(model, questions, evaluate__tasks=()), tmp_path / "out")
     with pytest.raises(UserError, match=r"evaluation.json: there is no such file; evaluate into"):
@@ -250,9 +324,22 @@ def test_a_damaged_file_is_named_and_a_torn_line_made_again(model, questions, tm
     file.write_bytes(whole[:-20])  # as a killed process leaves it
     assert run(cfg, workdir) == cli.DONE
     assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
-    file.write_bytes(b'{"key": 1}\n' + whole)
-    with pytest.raises(UserError, match=r"generations.jsonl, line 1: is not what was written"):
-        run(cfg, workdir)
+    line = json.loads(whole.splitlines()[0])
+    for wrong in ({"key": 1}, line | {"text": None}, line | {"text": "short"}, [1]):
+        for lines in (
+            json.dumps(wrong).encode() + b"\n" + whole,
+            whole + json.dumps(wrong).encode(),
+        ):
+            file.write_bytes(lines if lines.endswith(b"\n") else lines + b"\n")
+            with pytest.raises(UserError, match=r"jsonl, line \d+: is not .* delete that line"):
+                run(cfg, workdir)
+    file.write_bytes(whole)
+    manifest = json.loads((workdir / "evaluation.json").read_text())
+    for wrong in ({}, [], {"runs": []}, {"plan": {}}, {"models": {}}, {"decodes": {"model": {}}}):
+        damaged = manifest | wrong if wrong else wrong
+        (workdir / "evaluation.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"is no evaluation's manifest \(.*evaluate again"):
+            run(cfg, workdir, grade=True)
 
 
 def test_a_judge_is_asked_once_and_its_disagreements_are_listed(model, questions, tmp_path, capsys):
@@ -274,6 +361,17 @@ def test_a_judge_is_asked_once_and_its_disagreements_are_listed(model, questions
         assert run(decides, workdir, grade=True) == cli.DONE
         assert accuracies(workdir) == {"as-configured": 100}
         assert len(judge.bodies) == 2  # its replies were kept
+
+
+def test_a_judge_that_fails_costs_no_report(model, questions, tmp_path):
+    with FakeModel(lambda body: 401) as judge:
+        named = judge.fields("evaluate.judge")
+        fields = {name.replace(".", "__"): value for name, value in named.items()}
+        cfg, workdir = config(model, questions, **fields), tmp_path / "out"
+        with pytest.raises(UserError, match=r"judge .*HTTP 401.*the report is there, without"):
+            run(cfg, workdir)
+    assert accuracies(workdir) == {"as-configured": 50}
+    assert results(workdir)["disagreements"] is None
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])

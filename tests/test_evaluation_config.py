@@ -39,7 +39,7 @@ def test_a_sweep_is_budgets_then_ignored_ends_then_other_runs():
     cfg = resolved({"evaluate.budgets": "500,1000", "evaluate.ignore_ends": "2"}, runs=(hmm,))
     runs = sweep(cfg.evaluate)
     assert [run.name for run in runs] == ["budget-500", "budget-1000", "ignore-2", "hmm"]
-    decodes = [decode_of(cfg, run) for run in runs]
+    decodes = [decode_of(cfg.decode, run) for run in runs]
     assert [d.max_thinking_tokens for d in decodes] == [500, 1000, None, None]
     assert [d.ignore_ends for d in decodes] == [0, 0, 2, 2]
     assert decodes[3].ignore_strings == ("Hmm",)
@@ -54,7 +54,16 @@ def test_a_sweep_is_budgets_then_ignored_ends_then_other_runs():
     [
         ({"tasks": ("math50",)}, 'evaluate.tasks: "math50" is unknown: did you mean "math500"?'),
         ({"tasks": ("aime24", "aime24")}, 'evaluate.tasks has "aime24" twice'),
-        ({"own_tasks": (Task("gsm8k", "x"),)}, 'evaluate.own_tasks has "gsm8k" twice'),
+        ({"own_tasks": (Task("gsm8k", "x"),)}, 'own_tasks: "gsm8k" is there already: name another'),
+        ({"own_tasks": (OWN, OWN)}, 'evaluate.own_tasks has "own" twice'),
+        ({"own_tasks": (replace(OWN, orders="a"),)}, "orders are of choices, and there are none"),
+        ({"own_tasks": (replace(OWN, question=""),)}, "question and answer must name columns"),
+        ({"runs": (Run("", "BF"),)}, "evaluate.runs: one has no name"),
+        (
+            {"runs": ({"name": "r", "method": "BF", "decode": {1: 2}},)},
+            "evaluate.runs[0].decode={1: 2} must have names of fields",
+        ),
+        ({"seeds": (1, 2), "budgets": (5,)}, "at decode.temperature=0 all seeds give the same"),
         ({"own_tasks": ({"name": "own"},)}, "evaluate.own_tasks[0].path is missing"),
         ({"own_tasks": ({"name": "o", "path": "p", "gradr": "math"},)}, 'did you mean "grader"?'),
         ({"own_tasks": ("own",)}, "evaluate.own_tasks[0]='own' must be a tuple of Tasks, not str"),
@@ -89,6 +98,11 @@ def test_a_sweep_is_budgets_then_ignored_ends_then_other_runs():
 )
 def test_what_is_wrong_is_named(fields, words):
     assert words in refused(**fields)
+
+
+@pytest.mark.parametrize("text", ["-5", "5,-5", "9" * 5000])
+def test_a_number_out_of_range_is_one(text):
+    assert "evaluate.budgets=" in refused({"evaluate.budgets": text})
 
 
 def test_a_judge_is_a_teacher_like_any_other():

@@ -123,6 +123,7 @@ def run_result(some, asked, base=None):
     for score in some:
         groups.setdefault(score.group, []).append(100.0 * score.correct)
     budget = asked.get("max_thinking_tokens")
+    part = "extended" if asked.get("ignore_ends") else "cut short" if budget else "free"
     accuracy = interval_of(right)
     return RunResult(
         model=some[0].model,
@@ -131,6 +132,8 @@ def run_result(some, asked, base=None):
         method=some[0].method,
         asked=asked,
         bounds=(None, float(budget)) if budget else None,
+        budget=budget,
+        part=part if some[0].method == "BF" else "",
         questions=len({score.id for score in some}),
         samples=samples,
         accuracy=accuracy,
@@ -154,13 +157,17 @@ def slope(points):
     return statistics.fmean(slopes) if slopes else None
 
 
+HALVES = ("cut short", "extended")
+
+
 def method_results(runs):
     found = []
     for task, model, method in dict.fromkeys((r.task, r.model, r.method) for r in runs):
+        if method == "other":
+            continue
         own = [r for r in runs if (r.task, r.model, r.method) == (task, model, method)]
-        cut = [run for run in own if not run.asked.get("ignore_ends")]
-        longer = [run for run in own if run.asked.get("ignore_ends") or run.asked == {}]
-        parts = {"all": own, "cut short": cut, "extended": longer}
+        cut, longer = ([r for r in own if r.part in (part, "free")] for part in HALVES)
+        parts = dict(zip(("all", *HALVES), (own, cut, longer), strict=True))
         for part, some in parts.items():
             if part != "all" and (method != "BF" or len(some) < 2):
                 continue
@@ -409,8 +416,8 @@ def test_all_methods_of_both_models_have_their_place():
     figure = draw_scaling(found)
     assert collisions(figure) == []
     assert len(figure.legends[0].get_texts()) == 2 * (len(STYLES) + 1) + 1
-    assert len(set(STYLES.values())) == len({color for color, _ in STYLES.values()}) == 9
-    assert len({shape for _, shape in STYLES.values()}) == 9
+    assert len(set(STYLES.values())) == len({color for color, _ in STYLES.values()}) == 10
+    assert len({shape for _, shape in STYLES.values()}) == 10
     assert collisions(draw_methods(found)) == []
 
 
@@ -444,7 +451,8 @@ def one_run(**changes):
 @pytest.mark.parametrize("value", [0.0, 50.0, 100.0])
 @pytest.mark.parametrize("tokens", [0.0, 0.4, 1.0, 3.0, 6000.0, 1e6])
 def test_a_single_point_is_a_picture(value, tokens):
-    found, _ = one_run(thinking_tokens=tokens, accuracy=Interval(value, value, value))
+    level = Interval(value, value, value)
+    found, _ = one_run(thinking_tokens=tokens, used_tokens=tokens, accuracy=level)
     figure = draw_scaling(found)
     [axes] = figure.axes
     assert collisions(figure) == []
@@ -500,7 +508,7 @@ def test_lengths_are_counted(results, scores):
         runs = [run for run in results.runs if run.task == task]
         assert len(axes.patches) == len(runs)
         budgets = [line.get_xdata()[0] for line in axes.lines if line.get_color() == "black"]
-        assert budgets == [n for r in runs if (n := r.asked.get("max_thinking_tokens"))]
+        assert budgets == [r.budget for r in runs if r.budget]
         for row, (patch, run) in enumerate(zip(axes.patches, runs, strict=True)):
             values, edges, _ = patch.get_data()
             lengths = [
@@ -518,7 +526,7 @@ def test_lengths_are_counted(results, scores):
 
 
 def test_lengths_at_the_ends_of_the_axis():
-    found, scores = one_run(asked={"max_thinking_tokens": 10**8})
+    found, scores = one_run(budget=10**8)
     for lengths in ([0, 0, 7], [1, 1, 1], [5, 5 * 10**6, 9], [0, 0, 0]):
         some = [replace(s, used_tokens=n) for s, n in zip(scores, lengths, strict=False)]
         figure = draw_thinking(found, some)
@@ -623,6 +631,7 @@ def test_each_run_has_its_row(results):
     for row, run in zip(rows, results.runs, strict=True):
         a = run.accuracy
         assert row["run"] == ("base: " if run.model == BASE else "") + run.run
+        assert row["method"] == run.method + (f", {run.part}" if run.part else "")
         assert row["accuracy % [95%]"] == f"{a.value:.1f} [{a.low:.1f}, {a.high:.1f}]"
         assert row["thinking tokens"] == f"{run.thinking_tokens:,.0f}"
         assert row["no answer"] == f"{run.no_answer:.1f}%"
@@ -682,26 +691,177 @@ SCALING = "Scaling +14.8 (95%: 6.0 to 22.0)"
             f"**BF on aime24, the half cut short by budgets**: {LINE}, {SCALING};"
             " whether that differs from zero was not tested.",
         ),
-        (
-            {"scaling": None},
-            "**BF on aime24**: its runs think equally long, so nothing can be said.",
-        ),
     ],
 )
 def test_a_curve_is_judged_in_a_sentence(changes, sentence):
-    assert verdict(replace(CURVE, **changes), 30) == sentence
+    assert verdict(replace(CURVE, **changes), 30, []) == sentence
     if "better" in sentence:
         falls = replace(CURVE, **changes | {"line": Interval(-12.1, -15.0, -8.0)})
         worse = sentence.replace("better", "worse")
-        assert verdict(falls, 30) == worse.replace(
+        assert verdict(falls, 30, []) == worse.replace(
             "+12.1 (95%: 8.0 to 15.0)", "-12.1 (95%: -15.0 to -8.0)"
         )
-    assert "nothing can be said" in verdict(replace(CURVE, **changes | {"line": None}), 30)
+    assert "nothing can be said" in verdict(replace(CURVE, **changes | {"line": None}), 30, [])
+
+
+def at_lengths(lengths):
+    """Runs of these thinking tokens by s1's count, and as decoded."""
+    [run] = one_run()[0].runs
+    return [replace(run, thinking_tokens=own, used_tokens=used) for own, used in lengths]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "why"),
+    [
+        ([(900.0, 903.0)] * 2, "its runs think equally long, so nothing can be said"),
+        ([(0.0, 0.0)] * 2, "by s1's count fewer than two of its runs think at all, so nothing"),
+        ([(0.0, 30.0), (9.0, 44.0)], "by s1's count fewer than two of its runs think at all, so"),
+        ([(0.0, 9.0), (7.0, 9.0), (7.0, 9.0)], "its runs think equally long, so nothing can"),
+        ([(5.0, 9.0), (7.0, 9.0)], "on the questions that all its runs have answered, if there"),
+        (
+            [(0.0, 1234.4), (0.0, 30.4), (0.0, 52.0)],
+            "its thinking is 0 tokens by s1's count (it writes no second line), so there is no"
+            " curve; as decoded its runs think 30 to 1,234 tokens.",
+        ),
+        ([(0.0, 30.4), (0.0, 30.0)], "its thinking is 0 tokens by s1's count"),
+        ([(0.0, 30.4), (0.0, 30.0)], "as decoded its runs think 30 tokens."),
+    ],
+)
+def test_where_there_is_no_slope_the_sentence_says_why(lengths, why):
+    row = replace(CURVE, scaling=None, line=None, slope_p=None)
+    sentence = verdict(row, 30, at_lengths(lengths))
+    assert sentence.startswith("**BF on aime24**: ") and why in sentence
+    assert ("as decoded" in sentence) == (not any(own for own, _ in lengths) and lengths[0][1] > 0)
+    assert why not in verdict(CURVE, 30, at_lengths(lengths))
+
+
+def in_one_line(results, method, model=MODEL, task="aime24"):
+    """The same where a method's runs have thinking that s1 does not count."""
+
+    def changed(run):
+        if (run.method, run.model, run.task) != (method, model, task):
+            return run
+        return replace(run, thinking_tokens=0.0)
+
+    rows = [
+        replace(row, scaling=None, line=None, slope_p=None, scaling_printed=None)
+        if (row.method, row.model, row.task) == (method, model, task)
+        else row
+        for row in results.methods
+    ]
+    return replace(results, runs=[changed(run) for run in results.runs], methods=rows)
+
+
+def test_the_report_tells_of_thinking_that_s1_does_not_count(results):
+    text = report(in_one_line(results, "BF"))
+    used = [r.used_tokens for r in results.runs if (r.task, r.method) == ("aime24", "BF")]
+    lengths = f"as decoded its runs think {min(used):,.0f} to {max(used):,.0f} tokens"
+    assert "**BF on aime24**: its thinking is 0 tokens" in text and lengths in text
+    [half] = [line for line in text.splitlines() if "on aime24, the half cut short" in line]
+    assert lengths not in half and "as decoded its runs think" in half  # of its own runs
+    assert "think equally long" not in text
+    assert "by s1's count (it writes" not in report(results)
+
+
+def test_a_curve_that_s1_does_not_count_is_drawn_as_decoded(results):
+    """All of it, and no other."""
+
+    def legend(found):
+        return [text.get_text() for text in draw_scaling(found).legends[0].get_texts()]
+
+    found = in_one_line(results, "BF")
+    first, second = draw_scaling(found).axes
+    expected = {
+        (run.used_tokens if (run.task, run.method) == ("aime24", "BF") else run.thinking_tokens,
+         run.accuracy.value)
+        for run in results.runs
+        if run.task == "aime24"
+    }  # fmt: skip
+    assert drawn(first).keys() == expected
+    assert drawn(second) == drawn(draw_scaling(results).axes[1])
+    # Those of BF's halves, TCC, RS and the base.
+    assert sum(set(line) <= expected for _, line in curves(first)) == 5
+    assert legend(results)[:2] == ["BF, cut short or free", "BF, extended: ends ignored"]
+    noted = [name for name in legend(found) if name.endswith(" (as decoded)")]
+    assert noted == [f"{name} (as decoded)" for name in legend(results)[:2]]
+    assert set(legend(found)) == {*legend(results), *noted}  # in the other task it is as it was
+    # One run that s1 counts, and the whole curve is by its count.
+    runs = [
+        replace(run, thinking_tokens=9.0) if (run.task, run.run) == ("aime24", "auto") else run
+        for run in found.runs
+    ]
+    mixed = replace(found, runs=runs)
+    assert legend(mixed) == legend(results)
+    lengths = sorted(x for x, _ in drawn(draw_scaling(mixed).axes[0]))
+    assert lengths[:1] == [1.0] and 9.0 in lengths
+    # A model that does not think at all stays at the left.
+    silent = replace(one_run()[0].runs[0], thinking_tokens=0.0, used_tokens=0.0)
+    assert legend(replace(found, runs=[silent], tasks={"mini": 20})) == ["BF"]
+
+
+def test_other_runs_are_points_without_a_line():
+    runs = [(f"string-{n}", "other", {"ignore_ends": n}, 3000 * n, 0.3) for n in (1, 2)]
+    scores = scores_of([*RUNS[6:8], *runs], {"mini": 30})
+    found = results_of(scores)
+    [axes] = draw_scaling(found).axes
+    assert len(drawn(axes)) == 5
+    others = {(r.thinking_tokens, r.accuracy.value) for r in found.runs if r.method == "other"}
+    assert others < drawn(axes).keys() and not any(drawn(axes)[point] for point in others)
+    lines = [point for _, line in curves(axes) for point in line]
+    assert lines and not others & set(lines)
+    entries = dict(
+        zip(
+            [text.get_text() for text in draw_scaling(found).legends[0].get_texts()],
+            draw_scaling(found).legends[0].get_lines(),
+            strict=True,
+        )
+    )
+    assert entries["other"].get_linestyle() == "None" != entries["BF, cut short or free"]
+    assert collisions(draw_scaling(found)) == collisions(draw_thinking(found, scores)) == []
+    assert [row["method"] for row in rows_of(report(found), "run")] == [
+        "BF, free",
+        "BF, extended",
+        "other",
+        "other",
+        "plain",
+    ]
+    assert "other on mini" not in report(found)
+    as_bf = results_of([replace(s, method="BF") if s.method == "other" else s for s in scores])
+    [axes] = draw_scaling(as_bf).axes  # the control
+    assert others & {point for _, line in curves(axes) for point in line}
+
+
+def test_the_extended_half_goes_on_from_the_free_run(results):
+    """Whatever the run sets of itself, and though a budget happened to be larger."""
+    runs = {run.run: run for run in results.runs if run.task == "aime24"}
+
+    def start(**changes):
+        some = [replace(run, **changes.get(run.run, {})) for run in runs.values()]
+        found = replace(results, runs=some, tasks={"aime24": 30})
+        [axes] = draw_scaling(found).axes
+        last = points["ignore-4"]
+        [line] = [line for _, line in curves(axes) if last in line]
+        return line[0]
+
+    points = {name: (run.thinking_tokens, run.accuracy.value) for name, run in runs.items()}
+    assert start() == points["auto"]
+    # The config's budget is 9000, which "auto" does not set itself.
+    capped = {"auto": {"budget": 9000}, "budget-16000": {"budget": 20_000}}
+    assert start(**capped) == points["auto"]
+    none = {"auto": {"budget": 9000, "part": "cut short"}}
+    assert start(**none) == points["budget-16000"]
+
+
+def test_a_majority_has_its_note(results):
+    note = "A majority is one answer for which all samples of a question thought"
+    assert note not in report(results)
+    voted = replace(results.runs[0], method="majority", part="")
+    assert note in report(replace(results, runs=[voted, *results.runs[1:]]))
 
 
 def test_the_limit_of_significance_is_that_of_the_pictures():
-    assert "differs" in verdict(replace(CURVE, slope_p=0.0499), 30)
-    assert "cannot be told" in verdict(replace(CURVE, slope_p=0.05), 30)
+    assert "differs" in verdict(replace(CURVE, slope_p=0.0499), 30, [])
+    assert "cannot be told" in verdict(replace(CURVE, slope_p=0.05), 30, [])
 
 
 def test_several_samples_have_their_table():

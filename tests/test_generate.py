@@ -345,11 +345,15 @@ def test_a_finished_file_is_left_as_it_is(model, finished, monkeypatch, capsys):
 def test_a_broken_last_line_is_made_again(model, finished):
     whole = read(finished.out)
     *lines, last = finished.out.read_bytes().splitlines(keepends=True)
-    for broken in (last[:20], last[:-1], b'{"id": 3}\n', b"\xff\x00\n", b""):
+    for broken in (last[:20], last[:-1], last[:20] + b"\n", b"\xff\x00\n", b""):
         finished.out.write_bytes(b"".join(lines) + broken)
         assert run(model, finished) == 0
         assert read(finished.out) == whole
         assert finished.out.read_bytes().startswith(b"".join(lines))
+    finished.out.write_bytes(b"".join(lines) + b'{"id": 3}\n')  # whole, and somebody else's
+    with pytest.raises(UserError, match=r"line 3: is not what was written there; name a new file"):
+        run(model, finished)
+    finished.out.write_bytes(b"".join(lines) + last)
 
 
 @pytest.mark.parametrize(

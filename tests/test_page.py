@@ -5,10 +5,12 @@ A real Chromium reads it, where one is installed: through the pipe that its own 
 
 import base64
 import contextlib
+import errno
 import fcntl
 import html.parser
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -235,6 +237,31 @@ def test_the_same_samples_give_the_same_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.html", "two.html"]
     with pytest.raises(UserError, match=r"x\.html cannot be written: No such file"):
         write_page(tmp_path / "none" / "x.html", RESULTS, [])
+
+
+def test_a_page_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "samples.html"
+    write_page(path, RESULTS, [shown()])
+    before = path.read_bytes()
+
+    def stopped():
+        yield shown(id="q1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_page(path, RESULTS, stopped())
+
+    def full(self, text, **_):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", full)
+        with pytest.raises(UserError, match=r"samples\.html cannot be written: No space left"):
+            write_page(path, RESULTS, [shown(id="q1")])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    write_page(path, RESULTS, [shown(id="q1")])
+    assert path.read_bytes() != before
 
 
 def many(runs=("a", "b"), questions=40, samples=2, chars=1000, tasks=("aime24",)):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1jax.config import Decode
+from s1jax.evaluation.report import sign_test
 from s1jax.evaluation.scaling import (
     bounds_of,
     control,
@@ -326,31 +327,83 @@ def test_a_real_slope_is_found():
     assert np.mean(np.array(few) <= 0.05) < 0.5  # not with so few questions
 
 
-def plain_p(accuracies, tokens):
-    """The share of all tables of reversed and unreversed rows with a slope as steep, by polyfit."""
+def in_order(accuracies, tokens):
+    """log2 of the runs' mean tokens, rising, and the outcomes in that order."""
     order = np.argsort(tokens.mean(0))
-    x, table = np.log2(tokens.mean(0))[order], accuracies[:, order]
+    return np.log2(tokens.mean(0))[order], accuracies[:, order]
 
-    def slope(rows):
-        return np.polyfit(x, rows.mean(0), 1)[0]
 
+def line_of(x, rows):
+    return np.polyfit(x, np.mean(rows, axis=0), 1)[0]
+
+
+def plain_p(accuracies, tokens, about_their_mean=False):
+    """The share of all tables of reversed and unreversed rows whose line is as steep, by polyfit.
+
+    About their mean: as far from it, which leaves out what reversing does not change.
+    """
+    x, table = in_order(accuracies, tokens)
     tables = itertools.product(*[(row, row[::-1]) for row in table])
-    slopes = np.array([slope(np.array(rows)) for rows in tables])
-    off = np.abs(slopes - slopes.mean())
-    return (off >= abs(slope(table) - slopes.mean()) - 1e-9).mean()
+    slopes, own = np.array([line_of(x, rows) for rows in tables]), line_of(x, table)
+    middle = slopes.mean() if about_their_mean else 0.0
+    return (np.abs(slopes - middle) >= abs(own - middle) - 1e-9).mean()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_p_is_that_of_all_tables(seed):
+def uneven(seed, questions, runs):
+    """Runs at uneven distances and in any order: a curve that rises, falls or bends."""
     rng = np.random.default_rng(seed)
-    accuracies, tokens = curve(7, 4, rng, slope=0.1)
-    tokens = rng.permuted(tokens * rng.uniform(0.5, 2, size=4), axis=1)
+    accuracies = 100.0 * (rng.random((questions, runs)) < rng.random(runs))
+    return accuracies, rng.lognormal(7, 0.5, (questions, 1)) * rng.uniform(0.3, 3, size=runs)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_p_is_that_of_all_tables(seed):
+    questions, runs = 3 + seed % 5, 3 + seed % 3
+    accuracies, tokens = uneven(seed, questions, runs)
     expected = plain_p(accuracies, tokens)
     assert slope_p(accuracies, tokens, 1000, 0) == pytest.approx(expected)
-    accuracies, tokens = curve(9, 4, rng, slope=0.1)
+    accuracies, tokens = uneven(seed, 9, runs)
     drawn = slope_p(accuracies, tokens, 400, 0)  # 2**9 are more than it may look at
     assert drawn == pytest.approx(plain_p(accuracies, tokens), abs=0.1)
     assert drawn == slope_p(accuracies, tokens, 400, 0)
+
+
+def shares(rights, questions=200):
+    """So many percent right in each run, by as many questions as it takes and no more."""
+    return 100.0 * (np.arange(questions)[:, None] < questions * np.array(rights) / 100)
+
+
+def test_a_falling_part_is_no_p_of_a_rising_line():
+    """50, 75 and 45% at 500, 3000 and 3300 tokens: the line rises, though it ends lower."""
+    few = np.array([[0, 100, 0]] * 5 + [[100, 100, 0]] * 3, float)  # 38, 100 and 0%
+    tokens = np.array([500.0, 3000.0, 3300.0])
+    answers = shares((50, 75, 45))
+    for table in (answers, few):
+        x, rows = in_order(table, tokens * np.ones((len(table), 1)))
+        assert line_of(x, rows) > 3
+        assert slope_p(table, tokens * np.ones((len(table), 1)), 10_000, 0) > 0.9
+    control = plain_p(few, tokens * np.ones((8, 1)), about_their_mean=True)
+    assert control == 0.25  # the least that three questions can give
+    # 30, 75 and 30% end as they began; the bend alone is a slope here, and that in either order.
+    level = slope_p(shares((30, 75, 30)), tokens * np.ones((200, 1)), 10_000, 0)
+    assert level == 1
+
+
+def test_a_small_p_speaks_for_the_direction_of_the_line():
+    """The reverse of all questions is then less steep, or goes the other way."""
+    contradicted, small = [0, 0], [0, 0]
+    for seed in range(600):
+        accuracies, tokens = uneven(seed, 30, 3)
+        x, table = in_order(accuracies, tokens)
+        own, reverse = line_of(x, table), line_of(x, table[:, ::-1])
+        # The control: of three runs the part that reversing turns has the p of the sign test of
+        # the first and the last.
+        up, down = (int((s * (table[:, -1] - table[:, 0]) > 0).sum()) for s in (1, -1))
+        for of, p in enumerate((slope_p(accuracies, tokens, 400, 0), sign_test(up, down))):
+            small[of] += p < 0.05
+            contradicted[of] += p < 0.05 and reverse * np.sign(own) >= abs(own)
+    assert min(small) > 100
+    assert contradicted[0] == 0 < contradicted[1]
 
 
 def test_p_is_never_zero():
@@ -401,5 +454,5 @@ def test_waiting_zero_to_eight_times_is_no_slope(paper):
     """s1's issue 19: 50.0, 53.3 (1 to 3 ends ignored), 56.7, 53.3, 56.7, 53.3 and 50.0%."""
     rights = [15, 16, 16, 16, 17, 16, 17, 16, 15]
     tokens = np.linspace(6000, 9000, 9) * np.ones((30, 1))
-    assert slope_p(aime(rights), tokens, 10_000, 0) == 1
+    assert slope_p(aime(rights), tokens, 10_000, 0) == 0.5  # only two of 30 ever change
     assert slope_p(aime(range(9, 18)), tokens, 10_000, 0) < 0.05

@@ -9,10 +9,11 @@ import pytest
 
 from s1jax.config import Decode
 from s1jax.evaluation.measures import bootstrap, paired_bootstrap
-from s1jax.evaluation.results import BASE, MODEL, Change, Score
+from s1jax.evaluation.results import BASE, MODEL, Change, Score, read_scores, scores_text
 from s1jax.evaluation.scaling import scaling
 from s1jax.evaluation.summary import summarise
 from s1jax.evaluation_config import Run
+from s1jax.types import UserError
 
 FIELDS = {
     "model": MODEL,
@@ -55,7 +56,7 @@ def agreeing(scores):
     return [-1 if s.answer is None else answers.index(s.answer) for s in scores]
 
 
-def summary(scores, runs, base=None, **given):
+def summary(scores, runs, base=None, base_runs=None, **given):
     options = {
         "models": {MODEL: "tuned"} | ({BASE: base} if base else {}),
         "tasks": dict.fromkeys((s.task for s in scores), 4),
@@ -66,8 +67,9 @@ def summary(scores, runs, base=None, **given):
         "judge_decides": False,
         "disagreements": None,
     }
-    decodes = {run.name: Decode(**run.decode) for run in runs}
-    return summarise(scores, runs, decodes, **options | given)
+    of = {MODEL: runs, BASE: runs if base_runs is None else base_runs}
+    decodes = {(model, r.name): Decode(**r.decode) for model, some in of.items() for r in some}
+    return summarise(scores, of, decodes, **options | given)
 
 
 def budget(tokens):
@@ -102,6 +104,8 @@ def test_a_run():
         "method": "BF",
         "asked": {"max_thinking_tokens": 500},
         "bounds": (None, 500),
+        "budget": 500,
+        "part": "free",  # no run has a larger budget
         "questions": 4,
         "samples": 1,
         "thinking_tokens": 350,
@@ -260,6 +264,28 @@ def test_against_the_base():
     assert differences(plain[:1])["budget-500"].value == 100
 
 
+def test_two_models_runs_of_one_name_are_two():
+    """A base's "plain" answer is another run than the model's of that name."""
+    ours = [Run("plain", "BF", {"max_thinking_tokens": 500}), Run("as is", "BF", {})]
+    theirs = [Run("as is", "plain", {"thinking": False}), Run("plain", "plain", {})]
+    scores = answered("plain", "11") + answered("as is", "11")
+    scores += answered("plain", "01", model=BASE, method="plain")
+    scores += answered("as is", "00", model=BASE, method="plain")
+    told = {
+        (run.model, run.run): (run.method, run.asked, run.budget, run.bounds, run.part)
+        for run in summary(scores, ours, base="start", base_runs=theirs).runs
+    }
+    assert list(told.items()) == [
+        ((MODEL, "plain"), ("BF", {"max_thinking_tokens": 500}, 500, (None, 500), "cut short")),
+        ((MODEL, "as is"), ("BF", {}, None, None, "free")),
+        ((BASE, "as is"), ("plain", {"thinking": False}, None, None, "")),
+        ((BASE, "plain"), ("plain", {}, None, None, "")),
+    ]
+    # One that the config knows of the other model alone is told by its scores.
+    [*_, gone] = summary(scores, ours, base="start", base_runs=theirs[:1]).runs
+    assert (gone.model, gone.run, gone.method, gone.asked) == (BASE, "plain", "plain", {})
+
+
 # --- Curves ---
 
 
@@ -337,6 +363,76 @@ def test_a_half_has_two_runs():
     }
 
 
+def pieces(*runs, **changes):
+    scores = [s for run in runs for s in answered(run.name, "01", method=run.method, **changes)]
+    return {run.run: run.part for run in summary(scores, list(runs)).runs}
+
+
+def test_each_run_of_budget_forcing_is_on_a_part():
+    assert pieces(budget(500), FREE, ignoring(1)) == {
+        "budget-500": "cut short",
+        "free": "free",
+        "ignore-1": "extended",
+    }
+    # The budget counts, whether the run or the rest of the config says it.
+    both = ignoring(0, max_thinking_tokens=900), ignoring(2, max_thinking_tokens=900)
+    assert pieces(budget(500), *both) == {
+        "budget-500": "cut short",
+        "ignore-0": "free",
+        "ignore-2": "extended",
+    }
+    least = [Run(f"least-{n}", "BF", {"min_thinking_tokens": n}) for n in (1, 2)]
+    assert pieces(*least) == {"least-1": "free", "least-2": "extended"}
+    # Of other methods none is on a part, though the free run may be one of them.
+    asked = Run("asked", "TCC", {"prompt_tokens": 9, "ignore_ends": 2})
+    plain = Run("plain", "plain", {})
+    assert pieces(plain, asked, budget(500)) == {
+        "plain": "",
+        "asked": "",
+        "budget-500": "cut short",
+    }
+    # What nothing cuts is free, however many such runs there are, and whichever is told first.
+    warm = Run("warm", "BF", {"temperature": 1.0})
+    assert pieces(plain, FREE, warm) == {"plain": "", "free": "free", "warm": "free"}
+    assert parts_of(plain, FREE, warm) == {"all": ("free", "warm")}
+    assert parts_of(FREE, warm, ignoring(1))["extended"] == ("free", "warm", "ignore-1")
+    # Ends that were ignored though none was to be (another config's samples) change no part.
+    assert pieces(budget(500), FREE, ignored_ends=1)["free"] == "free"
+    [gone] = summary(answered("gone", "01"), []).runs
+    assert (gone.part, gone.budget) == ("", None)
+
+
+def test_a_budget_is_that_of_the_whole_config():
+    runs = [Run("a", "BF", {}), Run("b", "plain", {"thinking": False})]
+    decodes = {(MODEL, "a"): Decode(max_thinking_tokens=700)}
+    decodes[MODEL, "b"] = Decode(max_thinking_tokens=700, thinking=False)
+    scores = answered("a", "01") + answered("b", "01", method="plain")
+    options = {"models": {MODEL: "m"}, "tasks": {"aime24": 2}, "labels": agreeing, "resamples": 9}
+    options |= {"seed": 0, "parity": False, "judge_decides": False, "disagreements": None}
+    found = summarise(scores, {MODEL: runs}, decodes, **options).runs
+    assert [(run.asked, run.budget) for run in found] == [({}, 700), ({"thinking": False}, None)]
+
+
+def test_other_runs_are_on_no_curve():
+    others = [Run(f"string-{n}", "other", {"ignore_ends": n}) for n in (1, 2)]
+    scores = answered("free", "0110", thinking_tokens=100) + answered("budget-9", "0010")
+    for run in others:
+        scores += answered(run.name, "0110", method="other", thinking_tokens=900)
+    runs = [FREE, budget(9), *others]
+    found = summary(scores, runs)
+    assert [(run.run, run.method, run.part) for run in found.runs][2:] == [
+        ("string-1", "other", ""),
+        ("string-2", "other", ""),
+    ]
+    assert [(row.method, row.part) for row in found.methods] == [("BF", "all"), ("BF", "cut short")]
+    assert found.changes == []
+    assert found.methods == summary(scores[:8], runs[:2]).methods
+    as_bf = [replace(run, method="BF") for run in others]  # the control
+    scores = [replace(s, method="BF") for s in scores]
+    found = summary(scores, [FREE, budget(9), *as_bf])
+    assert found.changes and "extended" in {row.part for row in found.methods}
+
+
 def test_short_and_long_are_held_against_the_free_run():
     short = Run("short", "CCC", {"prompt_class": "short"})
     long = Run("long", "CCC", {"prompt_class": "long"})
@@ -387,11 +483,64 @@ def test_a_majority_thinks_as_long_as_all_its_samples():
                         thinking_tokens=100,
                     )
                 )
-    [row] = summary(scores, runs).methods
+    found = summary(scores, runs)
+    [row] = found.methods
     assert row.runs == ("of-2", "of-4")
     assert row.performance == pytest.approx(100 * 2 / 3)
     assert row.scaling.value == pytest.approx(100 / 3)
     assert row.scaling_printed == pytest.approx(100 / 3 / 0.2)  # of 200 and of 400 tokens
+    # A run is the same point that the curve has; the mean over samples is pass@1.
+    votings = (2, [100, 0, 0], (1, 0, 1 / 2)), (4, [100, 0, 100], (1, 1 / 2, 3 / 4))
+    for run, (votes, right, means) in zip(found.runs, votings, strict=True):
+        assert run.accuracy == bootstrap(np.array(right, float), 200, 3)
+        assert (run.thinking_tokens, run.used_tokens) == (100 * votes, 402 * votes)
+        assert (run.answer_tokens, run.samples) == (10, votes)
+        assert run.maj_at[votes] == pytest.approx(run.accuracy.value)
+        assert run.pass_at[1] == pytest.approx(100 * np.mean(means))
+        assert run.pass_at[1] != pytest.approx(run.accuracy.value)
+    # The same as a run of another method is the mean over samples, at one sample's tokens.
+    as_bf = [replace(run, method="BF") for run in runs]
+    for run in summary([replace(s, method="BF") for s in scores], as_bf).runs:
+        assert run.accuracy.value == pytest.approx(run.pass_at[1])
+        assert (run.thinking_tokens, run.used_tokens) == (100, 402)
+
+
+def test_what_is_voted_is_held_against_the_base_and_told_by_group():
+    run = Run("of-3", "majority", {"samples": 3, "max_thinking_tokens": 150})
+    answers = {"a": "717", "b": "727", "c": "333"}
+    scores = [
+        score(run="of-3", method="majority", id=i, sample=n, answer=answer, correct=answer == "7",
+              group="easy" if i < "c" else "hard", thinking_tokens=100)
+        for i, text in answers.items()
+        for n, answer in enumerate(text)
+    ]  # fmt: skip
+    plain = [score(model=BASE, run="plain", method="plain", id=i, correct=i == "a") for i in "abc"]
+    found = summary(scores + plain, [run], base="start", base_runs=[Run("plain", "plain", {})])
+    ours = found.runs[0]
+    assert ours.groups == {"easy": (100, 2), "hard": (0, 1)}
+    assert ours.against_base == paired_bootstrap(
+        np.array([100.0, 100, 0]), np.array([100.0, 0, 0]), 200, 3
+    )
+    # A budget binds each sample: three of 100 keep to 150.
+    assert (found.methods[0].control, ours.bounds, ours.thinking_tokens) == (100, (None, 150), 300)
+
+
+# --- Files ---
+
+
+def test_scores_are_read_as_they_were_written(tmp_path):
+    """Answers hold what splitlines() takes for the end of a line, and JSON does not escape."""
+    path = tmp_path / "scores.jsonl"
+    ends = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e \r \n \r\n end"
+    scores = [score(id=str(n), answer=f"{n}{ends}", gold=ends) for n in range(3)]
+    path.write_text(scores_text(scores), encoding="utf-8")
+    assert len(path.read_text(encoding="utf-8").splitlines()) > 3  # the control
+    assert read_scores(path) == scores
+    path.write_text("", encoding="utf-8")
+    assert read_scores(path) == []
+    path.write_text(scores_text(scores) + "{}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"scores\.jsonl, line 4: is no score"):
+        read_scores(path)
 
 
 # --- Changes ---

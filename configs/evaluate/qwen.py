@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
         Run("plain", "plain"),
         Run("majority-64", "majority", {"samples": 64, "temperature": 1.0}),
     )
+    c.evaluate.base = "none"
     return c

@@ -10,7 +10,8 @@ and qwen.py beside it.
 A budget counts every token of the thinking. For the accounting of s1's evaluator add
 --config.decode.parity=evaluator --config.decode.max_answer_tokens=32768, for its extraction of
 answers --config.evaluate.parity=True. To see Qwen's plain answers beside these, add
---config.model.path=Qwen/Qwen2.5-32B-Instruct --model=simplescaling/s1-32B.
+--config.model.path=Qwen/Qwen2.5-32B-Instruct --model=simplescaling/s1-32B
+--config.evaluate.base=plain.
 
 Devices: 8
 Hardware: one node of 8 H100 80 GB, in one process. A GPU holds 16 GB of weights and, where all 8
@@ -48,4 +49,5 @@ def get_config() -> ConfigDict:
         Run("long", "CCC", {"prompt_class": "long"}),
         Run("short", "CCC", {"prompt_class": "short"}),
     )
+    c.evaluate.base = "none"
     return c

@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
     c.evaluate.tasks = ("aime25", "aime24", "math500", "gpqa_diamond")
     c.evaluate.ignore_ends = (1, 2)
     c.evaluate.runs = (Run("auto", "BF"),)
+    c.evaluate.base = "none"
     return c

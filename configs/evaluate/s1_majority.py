@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
     c.evaluate.runs = (
         Run("majority-64", "majority", {"ignore_ends": 2, "samples": 64, "temperature": 1.0}),
     )
+    c.evaluate.base = "none"
     return c

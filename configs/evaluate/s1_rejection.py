@@ -32,4 +32,5 @@ def get_config() -> ConfigDict:
         Run(f"rejection-{budget}", "RS", {"max_thinking_tokens": budget})
         for budget in (3500, 4000, 5000, 6000, 8000, 16000)
     )
+    c.evaluate.base = "none"
     return c

@@ -37,4 +37,5 @@ def get_config() -> ConfigDict:
             Run(f"steps-{steps}-forced", "SCC+BF", {"prompt_steps": steps}),
         )
     )
+    c.evaluate.base = "none"
     return c

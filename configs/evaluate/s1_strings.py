@@ -27,10 +27,11 @@ def get_config() -> ConfigDict:
     c.decode.max_answer_tokens = 4096
     c.evaluate.tasks = ("aime24", "math500", "gpqa_diamond")
     c.evaluate.runs = (
-        Run("auto", "BF"),
+        Run("auto", "other"),
         *(
-            Run(f"ignore-2-{name}", "BF", {"ignore_ends": 2, "ignore_strings": strings})
+            Run(f"ignore-2-{name}", "other", {"ignore_ends": 2, "ignore_strings": strings})
             for name, strings in STRINGS.items()
         ),
     )
+    c.evaluate.base = "none"
     return c

@@ -38,4 +38,5 @@ def get_config() -> ConfigDict:
             ),
         )
     )
+    c.evaluate.base = "none"
     return c

@@ -6,12 +6,13 @@ as mathtext.
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from s1jax.data.report import DPI, GREY, dress, one_line
 from s1jax.evaluation.paper import PAPER
 from s1jax.evaluation.placing import place_labels
-from s1jax.evaluation.results import BASE, MODEL, Results, RunResult
+from s1jax.evaluation.results import BASE, MODEL, Results, RunResult, only_decoded
 
 # Color (Okabe and Ito's, for all eyes) and marker: either alone tells the methods apart.
 STYLES = {
@@ -24,10 +25,13 @@ STYLES = {
     "RS": ("#7b4ea3", "X"),
     "majority": ("#8c6d1f", "*"),
     "plain": ("#333333", "h"),
+    "other": ("#8b1e3f", "p"),
 }
 BASE_COLOR = "#767676"
 PAPER_COLOR = "#b5b5b5"
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
+_Point = tuple[float, float]
+_Places = dict[tuple[str, str], _Point]  # by model and name of a task's run
 
 
 def draw_scaling(results: Results) -> Any:
@@ -44,13 +48,14 @@ def draw_scaling(results: Results) -> Any:
         questions = results.tasks[task]
         set_title(axes, f"{one_line(task, 40)}, {questions:,} question{'s' * (questions != 1)}")
         faint = _paper_curves(axes, task, runs, handles)
-        curves = _curves(axes, runs, handles)
-        _limits(axes, runs, faint)
+        places = _places(runs)
+        curves = _curves(axes, runs, places, handles)
+        _limits(axes, runs, [*places.values(), *faint])
         axes.set_xlabel("mean tokens of thinking", fontsize=10)
         axes.set_ylabel("accuracy, with its 95% interval", fontsize=10)
         dress(axes, "both", ("bottom", "left"))
         axes.yaxis.set_major_formatter(lambda percent, _: f"{percent:g}%")
-        drawn.append((axes, runs, curves))
+        drawn.append((axes, runs, places, curves))
     if not tasks:
         return draw_nothing(figure, "There are no runs to draw.")
     figure.legend(
@@ -66,13 +71,13 @@ def draw_scaling(results: Results) -> Any:
         # Names are placed in pixels, so that the axes must have their places.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for axes, runs, curves in drawn:
+        for axes, runs, places, curves in drawn:
             named = [run for run in runs if run.model == MODEL]
             place_labels(
                 axes,
-                [(*_point(r), one_line(r.run, 24), STYLES[r.method][0]) for r in named],
-                markers=[_point(run) for run in runs],
-                bars=[(_point(r)[0], r.accuracy.low, r.accuracy.high) for r in runs],
+                [(*places[_key(r)], one_line(r.run, 24), STYLES[r.method][0]) for r in named],
+                markers=list(places.values()),
+                bars=[(places[_key(r)][0], r.accuracy.low, r.accuracy.high) for r in runs],
                 lines=curves,
                 size=8.5,
             )
@@ -85,60 +90,86 @@ def _ordered(handles: dict[str, Any]) -> list[Any]:
     return [*handles.values(), *([paper] if paper else [])]
 
 
-def is_extended(run: RunResult) -> bool:
-    """Whether its thinking was made longer, by ignored ends, than the model would have it."""
-    return bool(run.asked.get("ignore_ends") or run.ends_ignored)
+def _by_curve(runs: Iterable[RunResult]) -> dict[tuple[str, str], list[RunResult]]:
+    """The runs of one task by model and method."""
+    curves: dict[tuple[str, str], list[RunResult]] = {}
+    for run in runs:
+        curves.setdefault((run.model, run.method), []).append(run)
+    return curves
 
 
-def _curves(axes: Any, runs: list[RunResult], handles: dict[str, Any]) -> list[Any]:
+def _places(runs: list[RunResult]) -> _Places:
+    """Where each run is: at its thinking by s1's count, or as decoded if its curve has no other."""
+    places = {}
+    for own in _by_curve(runs).values():
+        decoded = only_decoded(own)
+        for run in own:
+            tokens = run.used_tokens if decoded else run.thinking_tokens
+            # No length of 0 has a place on a logarithmic axis.
+            places[_key(run)] = max(tokens, 1.0), run.accuracy.value
+    return places
+
+
+def _key(run: RunResult) -> tuple[str, str]:
+    return run.model, run.run
+
+
+def _curves(
+    axes: Any, runs: list[RunResult], places: _Places, handles: dict[str, Any]
+) -> list[list[_Point]]:
     """Draws each method of each model as a line; returns the lines' points."""
     lines = []
-    for model, method in dict.fromkeys((run.model, run.method) for run in runs):
-        own = [run for run in runs if (run.model, run.method) == (model, method)]
-        own.sort(key=lambda run: run.thinking_tokens)
+    for (model, method), own in _by_curve(runs).items():
+        own.sort(key=lambda run: places[_key(run)][0])
         color, shape = STYLES[method]
-        style: Any = "-"
+        style: Any = "none" if method == "other" else "-"
         name = method
         if model == BASE:
-            color, style, name = BASE_COLOR, _DOTTED, f"{method}, base model"
+            name = f"{method}, base model"
+            color, style = BASE_COLOR, "none" if method == "other" else _DOTTED
+        note = " (as decoded)" if only_decoded(own) else ""
         for run in own:
-            x, y = _point(run)
+            x, y = places[_key(run)]
             ends = (run.accuracy.low, run.accuracy.high)
             axes.plot((x, x), ends, color=color, lw=1.1, alpha=0.4, marker="_", ms=5)
-            axes.plot(x, y, color=color, **marker_style(shape, is_extended(run)))
+            axes.plot(x, y, color=color, **marker_style(shape, run.part == "extended"))
         # Each piece with its points: the extended half goes on from the freest run of the other.
-        cut, extended = ([run for run in own if is_extended(run) == side] for side in (False, True))
+        cut = [run for run in own if run.part != "extended"]
+        extended = [run for run in own if run.part == "extended"]
         if cut:
             half = ", cut short or free" if extended else ""
-            handles.setdefault(name, legend_line(name + half, color, style, shape, False))
+            line = legend_line(f"{name}{half}{note}", color, style, shape, False)
+            handles.setdefault(name + note, line)
+            lines.append(_line(axes, [places[_key(run)] for run in cut], color, style))
         if extended:
-            what = f"{name}, extended: ends ignored"
+            what = f"{name}, extended: ends ignored{note}"
             dashes = style if model == BASE else _DASHED
             handles.setdefault(what, legend_line(what, color, dashes, shape, True))
-            lines.append(_line(axes, [*_freest(cut), *extended], color, dashes))
-        lines.append(_line(axes, cut, color, style))
+            joined = [places[_key(run)] for run in [*_freest(cut), *extended]]
+            lines.append(_line(axes, joined, color, dashes))
         if len(own) == 1 and model == BASE:  # it is what all others are held against
             axes.axhline(own[0].accuracy.value, color=color, ls=_DOTTED, lw=1)
     return lines
 
 
 def _freest(runs: list[RunResult]) -> list[RunResult]:
-    """The run whose budget is the largest, or that has none; of several the last."""
-    ordered = sorted(runs, key=lambda run: run.asked.get("max_thinking_tokens") or math.inf)
+    """The free run, else that of the largest budget; of several the last."""
+    ordered = sorted(runs, key=lambda run: (run.part == "free", run.budget or math.inf))
     return ordered[-1:]
 
 
-def _line(axes: Any, runs: list[RunResult], color: str, style: Any) -> list[tuple[float, float]]:
-    points = [_point(run) for run in runs]
+def _line(axes: Any, points: list[_Point], color: str, style: Any) -> list[_Point]:
+    if style == "none":  # single points
+        return []
     axes.plot([x for x, _ in points], [y for _, y in points], color=color, ls=style, lw=1.8)
     return points
 
 
 def _paper_curves(
     axes: Any, task: str, runs: list[RunResult], handles: dict[str, Any]
-) -> list[tuple[float, float]]:
+) -> list[_Point]:
     """Draws the paper's points of the methods that were run here; budget forcing always."""
-    points: list[tuple[float, float]] = []
+    points: list[_Point] = []
     for method, curve in PAPER.get(task, {}).items():
         if method != "BF" and all(run.method != method for run in runs):
             continue
@@ -153,12 +184,12 @@ def _paper_curves(
     return points
 
 
-def _limits(axes: Any, runs: list[RunResult], faint: list[tuple[float, float]]) -> None:
+def _limits(axes: Any, runs: list[RunResult], points: list[_Point]) -> None:
     """The scales: doublings of tokens, of which two are seen at least; room for the whiskers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log", base=2)
-    xs = [math.log2(x) for x, _ in [*map(_point, runs), *faint]]
+    xs = [math.log2(x) for x, _ in points]
     left, right = min(xs), max(xs)
     room = max(0.08 * (right - left), (2 - (right - left)) / 2, 0.35)
     left, right = left - room, right + room
@@ -171,17 +202,12 @@ def _limits(axes: Any, runs: list[RunResult], faint: list[tuple[float, float]]) 
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if 2**left <= t <= 2**right]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,g}"))
-    ends = [y for run in runs for y in (run.accuracy.low, run.accuracy.high, run.accuracy.value)]
-    ends += [y for _, y in faint]
+    ends = [y for run in runs for y in (run.accuracy.low, run.accuracy.high)]
+    ends += [y for _, y in points]
     low, high = min(ends), max(ends)
     spare = max(0.07 * (high - low), (12 - (high - low)) / 2)
     top = min(max(high + spare, 8), 104)
     axes.set_ylim(max(low - spare, -0.08 * top), top)  # below 0% there is room for names alone
-
-
-def _point(run: RunResult) -> tuple[float, float]:
-    # No length of 0 has a place on a logarithmic axis.
-    return max(run.thinking_tokens, 1.0), run.accuracy.value
 
 
 # --- Style ---

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s1jax.data.rows import replaced
 from s1jax.evaluation.page_style import BODY, SCRIPT, STYLE
 from s1jax.evaluation.results import Results, Score
 from s1jax.evaluation.samples import ANSWER, Sample
@@ -46,14 +47,11 @@ def write_page(
     Raises UserError if the file cannot be written.
     """
     text = page(results, shown, most_bytes)
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
+        with replaced(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def page(results: Results, shown: Iterable[Shown], most_bytes: int = MOST_BYTES) -> str:

@@ -180,7 +180,7 @@ def _histograms(axes: Any, runs: Sequence[RunResult], lengths: Sequence[list[int
 
     known = [length for length in itertools.chain(*lengths) if length > 0]
     least, most = min(known), max(known)
-    budgets = [run.asked.get("max_thinking_tokens") or math.inf for run in runs]
+    budgets = [run.budget or math.inf for run in runs]
     # A budget far from all that was thought is not on the axis: it would leave no room for it.
     seen = [budget for budget in budgets if least / 8 <= budget <= 8 * most]
     first, last = math.log10(min([least, *seen]) / 1.5), math.log10(max([most, *seen]) * 1.3)

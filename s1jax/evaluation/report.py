@@ -19,6 +19,7 @@ from s1jax.evaluation.results import (
     MethodResult,
     Results,
     RunResult,
+    only_decoded,
 )
 
 PICTURES = ("scaling.png", "methods.png", "thinking.png", "waits.png")
@@ -58,7 +59,7 @@ def _answer(results: Results) -> list[str]:
     if not curves:
         return ["No method has two runs, so nothing can be said: a sweep of budgets would tell."]
     blocks = [
-        _list(verdict(row, results.tasks[row.task]) for row in curves),
+        _list(verdict(row, results.tasks[row.task], _runs_of(row, results)) for row in curves),
         "Scaling is the paper's: the mean slope over all pairs of runs. Two runs that think almost"
         " equally long can outweigh all others in it, so its interval may be wide where the line"
         " through all runs surely rises. p is of that line's slope.",
@@ -72,12 +73,15 @@ def _answer(results: Results) -> list[str]:
     return blocks
 
 
-def verdict(row: MethodResult, questions: int) -> str:
-    """One sentence: whether a curve rises, by how much, and whether that can be told from zero."""
+def verdict(row: MethodResult, questions: int, runs: Sequence[RunResult]) -> str:
+    """One sentence: whether a curve rises, by how much, and whether that can be told from zero.
+
+    `runs` are the curve's: where it has no slope they say why.
+    """
     whose = ", base model" if row.model == BASE else ""
     name = f"**{cell(row.method)} on {cell(row.task)}{_PARTS[row.part]}{whose}**"
     if row.scaling is None or row.line is None:
-        return f"{name}: its runs think equally long, so nothing can be said."
+        return f"{name}: {_why_no_slope(runs)}."
     line, scaling = (
         f"{found.value:+.1f} (95%: {found.low:.1f} to {found.high:.1f})"
         for found in (row.line, row.scaling)
@@ -96,6 +100,29 @@ def verdict(row: MethodResult, questions: int) -> str:
     return (
         f"{name}: it gets {way} when it thinks longer, {slope}; {over} this differs from zero"
         f" ({chance})."
+    )
+
+
+def _runs_of(row: MethodResult, results: Results) -> list[RunResult]:
+    of_both = [run for run in results.runs if (run.task, run.model) == (row.task, row.model)]
+    return [run for run in of_both if run.run in row.runs]
+
+
+def _why_no_slope(runs: Sequence[RunResult]) -> str:
+    lengths = [run.thinking_tokens for run in runs if run.thinking_tokens]
+    if only_decoded(runs):
+        ends = (f"{of(run.used_tokens for run in runs):,.0f}" for of in (min, max))
+        return (
+            "its thinking is 0 tokens by s1's count (it writes no second line), so there is no"
+            f" curve; as decoded its runs think {' to '.join(dict.fromkeys(ends))} tokens"
+        )
+    if len(lengths) < 2:
+        return "by s1's count fewer than two of its runs think at all, so nothing can be said"
+    if math.isclose(min(lengths), max(lengths)):
+        return "its runs think equally long, so nothing can be said"
+    return (
+        "on the questions that all its runs have answered, if there are any, they think equally"
+        " long, so nothing can be said"
     )
 
 
@@ -128,7 +155,7 @@ def _task(task: str, results: Results) -> list[str]:
     rows = [
         [
             _run_name(run),
-            cell(run.method),
+            cell(run.method) + (f", {run.part}" if run.part else ""),
             f"{run.questions:,}" + (f", {run.samples:,} samples" if run.samples > 1 else ""),
             _interval(run.accuracy),
             f"{run.thinking_tokens:,.0f}",
@@ -309,6 +336,13 @@ def _notes(results: Results) -> Iterable[str]:
         "Tokens of thinking and of answers are counted by s1's definition, their first and the"
         " thinking's last line aside; “as decoded” is what budgets count, inserted strings and all."
     )
+    if any(run.method == "majority" for run in results.runs):
+        yield (
+            "A majority is one answer for which all samples of a question thought: its accuracy, by"
+            " group and against the base as well, is the vote's, and its tokens of thinking, as"
+            " decoded too, are those of all samples. pass@1 is the mean over the samples; answer"
+            " tokens and shares are of a single sample."
+        )
 
 
 # --- Cells ---

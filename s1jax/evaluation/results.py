@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run of one model on one task. Accuracies and shares in percent; tokens are means."""
+    """A run of one model on one task. Accuracies and shares in percent; tokens are means.
+
+    A majority is one answer for which all samples of a question thought: its accuracy, with groups
+    and the difference to the base, is the vote's, and so are thinking_tokens and used_tokens, those
+    of a sample times the samples. The rest is of a single sample; the mean over them is pass_at[1].
+    """
 
     model: str
     task: str
     run: str
     method: str
     asked: dict[str, Any]  # the fields of decode that the run sets
-    bounds: tuple[float | None, float | None] | None  # that Control holds its thinking tokens to
+    bounds: tuple[float | None, float | None] | None  # that Control holds a sample's thinking to
+    budget: int | None  # of a sample's thinking; None: what the context leaves, or no thinking
+    part: str  # of the curve of budget forcing: "free", "cut short" or "extended"; else ""
     questions: int
     samples: int  # of each question
-    accuracy: Interval  # the mean over samples, then over questions
+    accuracy: Interval  # the mean over samples, then over questions; of a majority the vote's
     thinking_tokens: float  # by s1's definition, as the next one
     answer_tokens: float
-    used_tokens: float
+    used_tokens: float  # of thinking as the engine counted it
     no_answer: float  # samples whose answer never came
     budget_ended: float  # samples whose thinking the budget ended
     ends_ignored: float  # per sample
@@ -73,9 +80,20 @@ class RunResult:
     against_base: Interval | None  # the paired difference to the base model's run, in points
 
 
+def only_decoded(runs: Sequence[RunResult]) -> bool:
+    """Whether there is thinking in the runs of a curve, and s1 counts none of it.
+
+    A model that thinks in a single line has 0 tokens by s1's definition, however many it writes.
+    """
+    return not any(run.thinking_tokens for run in runs) and any(run.used_tokens for run in runs)
+
+
 @dataclass(frozen=True)
 class MethodResult:
-    """The runs of one method as one curve: s1's three metrics (paper, section 3.2)."""
+    """The runs of one method as one curve: s1's three metrics (paper, section 3.2).
+
+    Runs of the method "other" are on no curve.
+    """
 
     model: str
     task: str
@@ -135,10 +153,13 @@ def read_scores(path: Path) -> list[Score]:
     """The scores of a file. UserError, with the line, for what is none."""
     scores = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): an answer may hold U+2028, and is written as it is.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             scores.append(Score(**json.loads(line)))
         except (ValueError, TypeError) as error:

@@ -42,11 +42,17 @@ class Sample:
 
 
 def sample_of(line: Mapping[str, Any]) -> Sample:
-    """The sample of a line's fields. KeyError or TypeError if they are not those of one."""
+    """The sample of a line's fields. KeyError, TypeError or ValueError for others."""
     made = {f.name: line[f.name] for f in fields(Generation) if f.name in line}
     made["ignored_ends"] = tuple(made["ignored_ends"])
     own = {f.name: line[f.name] for f in fields(Sample) if f.name != "generation"}
     own["spans"] = tuple((str(kind), int(chars)) for kind, chars in own["spans"])
+    texts = (made["text"], made["prompt"], made["finish"], own["key"], own["task"], own["id"])
+    counts = (made["thinking_tokens"], own["s1_thinking_tokens"], own["s1_answer_tokens"])
+    if not all(isinstance(x, str) for x in texts) or not all(type(n) is int for n in counts):
+        raise TypeError("a field is of another type")
+    if sum(chars for _, chars in own["spans"]) != len(made["text"]):
+        raise ValueError("the spans are not those of the text")
     return Sample(**own, generation=Generation(**made))
 
 
@@ -58,7 +64,8 @@ class SamplesFile:
     """
 
     def __init__(self, path: Path):
-        self._lines = AppendedLines(path, str(path))
+        advice = "delete that line: its sample is made again"
+        self._lines = AppendedLines(path, str(path), advice)
         self._places: dict[str, tuple[int, int]] = {}
         self._lines.read(self._take)
 

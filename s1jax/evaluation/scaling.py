@@ -78,12 +78,23 @@ def bounds_of(decode: Decode, method: str, free_tokens: float | None = None) -> 
         if decode.prompt_class == "short":
             return None, math.nextafter(free_tokens, -math.inf)
         return math.nextafter(free_tokens, math.inf), None
-    # A minimum of one token bounds nothing; see summary.
-    least = decode.min_thinking_tokens if decode.min_thinking_tokens > 1 else 0
+    least = decode.min_thinking_tokens if decode.min_thinking_tokens > 1 else 0  # see extends()
     most = decode.max_thinking_tokens
     if not least and most is None:
         return None
     return float(least) if least else None, None if most is None else float(most)
+
+
+def extends(decode: Decode) -> bool:
+    """Whether it makes thinking longer than the model would have it."""
+    # One token at the least is how a sweep lets all its runs share a generation; it extends none.
+    return decode.thinking and (decode.ignore_ends > 0 or decode.min_thinking_tokens > 1)
+
+
+def is_free(decode: Decode) -> bool:
+    """Whether it asks for no length: what ends the thinking is the model, or else the budget."""
+    told = decode.prompt_tokens or decode.prompt_steps or decode.prompt_class
+    return decode.thinking and not extends(decode) and not told
 
 
 # --- What a slope is worth at this number of questions ---
@@ -145,7 +156,9 @@ def slope_p(
     if thinking changes nothing both are equally likely. That holds even for runs that are cuts of
     the same generation, where neighbours are alike (a permutation of all outcomes would take every
     lasting change for a trend). Of 2^questions such tables the p is the share whose slope is at
-    least as steep, exactly where they are few, else among as many random ones as resamples.
+    least as steep, up or down: exactly where they are few, else among as many random ones as
+    resamples. Where p is below a half, the reverse of all questions is a slope that is less steep,
+    or goes the other way: a p that is small speaks for the direction that the slope has.
 
     The slope here is that of `line_interval()`: in Scaling itself two runs that think almost
     equally long outweigh all others, and a test of it would find nothing else.
@@ -156,22 +169,22 @@ def slope_p(
     if len(order) < 2 or x[order[-1]] - x[order[0]] <= SAME:
         return None
     centred = x[order] - x[order].mean()
-    # What reversing does not change of the slope is in all tables alike.
-    turned = (centred - centred[::-1]) / 2
-    shares = accuracies[:, order] @ turned
-    shares = shares[np.abs(shares) > SAME * 100 * np.abs(turned).sum()]
-    if not len(shares):
-        return 1.0
-    steep = abs(float(shares.sum())) * (1 - SAME)
-    if 2 ** len(shares) <= resamples:
-        every = np.array(list(itertools.product((-1.0, 1.0), repeat=len(shares))))
-        return float((np.abs(every @ shares) >= steep).mean())
+    # Slopes are told times a constant. Of a question's share reversing turns the sign of one part,
+    # and leaves the other: where runs are not evenly apart a bend is some slope in either order.
+    turned = accuracies[:, order] @ ((centred - centred[::-1]) / 2)
+    kept = float((accuracies[:, order] @ ((centred + centred[::-1]) / 2)).sum())
+    rounding = SAME * 100 * float(np.abs(centred).sum())
+    turned = turned[np.abs(turned) > rounding]
+    steep = abs(kept + float(turned.sum())) - rounding * len(accuracies)
+    if 2 ** len(turned) <= resamples:
+        every = np.array(list(itertools.product((-1.0, 1.0), repeat=len(turned))))
+        return float((np.abs(kept + every @ turned) >= steep).mean())
     rng = np.random.default_rng(seed)
-    found, step = 1, max(1, CELLS // len(shares))  # 1: the table itself is one of them
+    found, step = 1, max(1, CELLS // len(turned))  # 1: the table itself is one of them
     for start in range(0, resamples, step):
-        size = (min(step, resamples - start), len(shares))
+        size = (min(step, resamples - start), len(turned))
         signs = 2.0 * rng.integers(2, size=size, dtype=np.int8) - 1
-        found += int((np.abs(signs @ shares) >= steep).sum())
+        found += int((np.abs(kept + signs @ turned) >= steep).sum())
     return found / (resamples + 1)
 
 

@@ -4,6 +4,7 @@ Means are over the samples of a question first, then over questions. What compar
 the questions that all of them have answered: a sweep that is still going can be summarised.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +34,11 @@ from s1jax.evaluation.results import (
     Score,
 )
 from s1jax.evaluation.scaling import (
+    Bounds,
     bounds_of,
     control,
+    extends,
+    is_free,
     line_interval,
     performance,
     scaling_interval,
@@ -56,9 +60,20 @@ class Answered:
     run: Run
     decode: Decode | None  # None: the config does not know the run any more
     samples: dict[str, list[Score]]  # by question, in the order of ids; in the order of samples
+    labels: dict[str, list[int]]  # by question: which samples agree; {} where nothing is voted on
+
+    @property
+    def least(self) -> int:
+        """How many samples every question has."""
+        return min(map(len, self.samples.values()))
+
+    @property
+    def votes(self) -> int:
+        """Samples that make one answer: all of a majority, else 1."""
+        return self.least if self.run.method == "majority" else 1
 
     def column(
-        self, of: Callable[[Score], float], ids: Sequence[str] | None = None
+        self, of: Callable[[Score], float], ids: Iterable[str] | None = None
     ) -> Float[np.ndarray, " Q"]:
         """Each question's mean over its samples."""
         asked = self.samples if ids is None else ids
@@ -68,15 +83,31 @@ class Answered:
         """The mean over the samples of a question, then over questions."""
         return float(self.column(of).mean())
 
-    def mean_tokens(self) -> float:
-        """The mean thinking tokens by s1's definition."""
-        return self.mean(_thinking)
+    def right(self, ids: Iterable[str] | None = None) -> Float[np.ndarray, " Q"]:
+        """Each question's percent right: of its samples, or 0 or 100 for the vote of a majority."""
+        if self.run.method != "majority":
+            return self.column(lambda s: 100.0 * s.correct, ids)
+        asked = self.samples if ids is None else ids
+        return np.array([100.0 * self.majority(i, self.votes) for i in asked])
+
+    def majority(self, question: str, k: int) -> bool:
+        """Whether the vote of a question's first samples is right."""
+        return maj_at(self.labels[question], [s.correct for s in self.samples[question]], k)
+
+    def thinking(self, ids: Iterable[str] | None = None) -> Float[np.ndarray, " Q"]:
+        """Each question's thinking tokens by s1's definition, those of all that vote."""
+        return self.votes * self.column(_thinking, ids)
+
+    def budget(self) -> float:
+        """The most thinking that it may do."""
+        most = self.decode.max_thinking_tokens if self.decode else None
+        return float("inf") if most is None else most
 
 
 def summarise(
     scores: Sequence[Score],
-    runs: Sequence[Run],
-    decodes: Mapping[str, Decode],
+    runs: Mapping[str, Sequence[Run]],
+    decodes: Mapping[tuple[str, str], Decode],
     *,
     models: Mapping[str, str],
     tasks: Mapping[str, int],
@@ -90,9 +121,10 @@ def summarise(
 ) -> Results:
     """All that follows from the scores; their order does not matter.
 
-    `decodes` are by the names of runs; `labels` tells which samples of a question agree.
+    `runs` are by model, `decodes` by model and name of the run: two models' runs of one name may
+    ask for different things. `labels` tells which samples of a question agree.
     """
-    every = _answered(scores, runs, decodes, models, tasks)
+    every = _answered(scores, runs, decodes, models, tasks, labels)
     drawing = resamples, seed
     run_results: list[RunResult] = []
     methods: list[MethodResult] = []
@@ -102,12 +134,12 @@ def summarise(
         for model in models:
             some = [a for a in every if (a.task, a.model) == (task, model)]
             free = _free_run(some)
-            results = [_run_result(a, free, _rival(a, base), labels, drawing) for a in some]
+            results = [_run_result(a, free, _rival(a, base), drawing) for a in some]
             run_results += results
             bounds = {result.run: result.bounds for result in results}
-            for method in dict.fromkeys(a.run.method for a in some):
+            for method in dict.fromkeys(a.run.method for a in some if a.run.method != "other"):
                 for part, curve in _parts(method, some, free).items():
-                    methods.append(_method_result(part, method, curve, bounds, labels, drawing))
+                    methods.append(_method_result(part, method, curve, bounds, drawing))
             changes += [_change(*pair) for pair in _neighbours(some, free)]
     reasons = Counter(score.reason for score in scores)
     return Results(
@@ -128,15 +160,16 @@ def summarise(
 
 def _answered(
     scores: Sequence[Score],
-    runs: Sequence[Run],
-    decodes: Mapping[str, Decode],
+    runs: Mapping[str, Sequence[Run]],
+    decodes: Mapping[tuple[str, str], Decode],
     models: Mapping[str, str],
     tasks: Mapping[str, int],
+    labels: Labels,
 ) -> list[Answered]:
     """The scores by task, model and run, in the order in which they are told."""
-    known = {run.name: run for run in runs}
-    others = sorted({(s.run, s.method) for s in scores if s.run not in known})
-    known |= {name: Run(name, method) for name, method in others}
+    known = {(model, run.name): run for model in models for run in runs.get(model, ())}
+    others = {(s.model, s.run): s.method for s in scores if (s.model, s.run) not in known}
+    known |= {key: Run(key[1], method) for key, method in sorted(others.items())}
     found: dict[tuple[str, str, str], dict[str, dict[int, Score]]] = {}
     for score in scores:
         assert score.task in tasks and score.model in models, f"{score} is of no task or model"
@@ -144,13 +177,14 @@ def _answered(
         of_question = of_run.setdefault(score.id, {})
         assert score.sample not in of_question, f"{score} is there twice"
         of_question[score.sample] = score
-    return [
-        Answered(model, task, run, decodes.get(run.name), _in_order(found[task, model, run.name]))
-        for task in tasks
-        for model in models
-        for run in known.values()
-        if (task, model, run.name) in found
-    ]
+    every = []
+    for task, model, (whose, name) in itertools.product(tasks, models, known):
+        if whose == model and (task, model, name) in found:
+            samples, run = _in_order(found[task, model, name]), known[model, name]
+            voted = run.method == "majority" or min(map(len, samples.values())) > 1
+            voting = {i: labels(of) for i, of in samples.items()} if voted else {}
+            every.append(Answered(model, task, run, decodes.get((model, name)), samples, voting))
+    return every
 
 
 def _in_order(questions: Mapping[str, Mapping[int, Score]]) -> dict[str, list[Score]]:
@@ -160,26 +194,27 @@ def _in_order(questions: Mapping[str, Mapping[int, Score]]) -> dict[str, list[Sc
 
 
 def _free_run(some: Iterable[Answered]) -> Answered | None:
-    """The run that nothing cuts short, extends or asks for a length: that of the largest budget."""
+    """The run that nothing cuts short, extends or asks for a length: that of the largest budget.
 
-    def budget(answered: Answered) -> float:
-        assert answered.decode is not None
-        most = answered.decode.max_thinking_tokens
-        return float("inf") if most is None else most
-
-    free = [a for a in some if a.run.method in ("BF", "plain", "CCC") and _is_free(a.decode)]
-    return max(free, key=budget, default=None)  # the first of equals
-
-
-def _is_free(decode: Decode | None) -> bool:
-    if decode is None or not decode.thinking or _extends(decode):
-        return False
-    return not (decode.prompt_tokens or decode.prompt_steps or decode.prompt_class)
+    Of equals it is one of budget forcing, whose curve it is on, and of these the first.
+    """
+    free = [
+        a
+        for a in some
+        if a.run.method in ("BF", "plain", "CCC") and a.decode is not None and is_free(a.decode)
+    ]
+    return max(free, key=lambda a: (a.budget(), a.run.method == "BF"), default=None)
 
 
-def _extends(decode: Decode) -> bool:
-    # One token at the least is how a sweep lets all its runs share a generation; it extends none.
-    return decode.ignore_ends > 0 or decode.min_thinking_tokens > 1
+def _part(answered: Answered, free: Answered | None) -> str:
+    """On which part of the curve of budget forcing a run is; "" if it is not, or one cannot say."""
+    decode = answered.decode
+    if answered.run.method != "BF" or decode is None:
+        return ""
+    if extends(decode):
+        return "extended"
+    whole = free is not None and is_free(decode) and answered.budget() == free.budget()
+    return "free" if whole else "cut short"
 
 
 def _common(curve: Sequence[Answered]) -> list[str]:
@@ -194,18 +229,14 @@ def _run_result(
     answered: Answered,
     free: Answered | None,
     base: Answered | None,
-    labels: Labels,
     drawing: Drawing,
 ) -> RunResult:
-    samples = answered.samples
-    least = min(map(len, samples.values()))
-    powers = prefixes(least)
+    samples, decode, right = answered.samples, answered.decode, answered.right()
+    powers = prefixes(answered.least)
     correct = {i: [s.correct for s in of] for i, of in samples.items()}
-    labelled = {i: labels(of) for i, of in samples.items()} if powers else {}
-    free_tokens = free.mean_tokens() if free else None
-    decode = answered.decode
+    free_tokens = free.mean(_thinking) if free else None
     of_groups: dict[str, list[float]] = {}
-    for i, accuracy in zip(samples, answered.column(_right).tolist(), strict=True):
+    for i, accuracy in zip(samples, right.tolist(), strict=True):
         if samples[i][0].group:
             of_groups.setdefault(samples[i][0].group, []).append(accuracy)
     return RunResult(
@@ -215,12 +246,14 @@ def _run_result(
         method=answered.run.method,
         asked=dict(answered.run.decode),
         bounds=bounds_of(decode, answered.run.method, free_tokens) if decode else None,
+        budget=decode.max_thinking_tokens if decode and decode.thinking else None,
+        part=_part(answered, free),
         questions=len(samples),
-        samples=least,
-        accuracy=bootstrap(answered.column(_right), *drawing),
-        thinking_tokens=answered.mean_tokens(),
+        samples=answered.least,
+        accuracy=bootstrap(right, *drawing),
+        thinking_tokens=float(answered.thinking().mean()),
         answer_tokens=answered.mean(lambda s: s.answer_tokens),
-        used_tokens=answered.mean(lambda s: s.used_tokens),
+        used_tokens=answered.votes * answered.mean(lambda s: s.used_tokens),
         no_answer=answered.mean(lambda s: 100.0 * (s.answer is None)),
         budget_ended=answered.mean(lambda s: 100.0 * (s.ended == "budget")),
         ends_ignored=answered.mean(lambda s: s.ignored_ends),
@@ -229,9 +262,7 @@ def _run_result(
             for k in ([1, *powers] if powers else [])
         },
         cov_at={k: 100 * fmean(cov_at(of, k) for of in correct.values()) for k in powers},
-        maj_at={
-            k: 100 * fmean(maj_at(labelled[i], correct[i], k) for i in correct) for k in powers
-        },
+        maj_at={k: 100 * fmean(answered.majority(i, k) for i in samples) for k in powers},
         groups={name: (fmean(of), len(of)) for name, of in sorted(of_groups.items())},
         against_base=_against(answered, base, drawing),
     )
@@ -249,8 +280,7 @@ def _against(answered: Answered, base: Answered | None, drawing: Drawing) -> Int
     common = _common([answered, base]) if base else []
     if base is None or not common:
         return None
-    ours, theirs = (a.column(_right, common) for a in (answered, base))
-    return paired_bootstrap(ours, theirs, *drawing)
+    return paired_bootstrap(answered.right(common), base.right(common), *drawing)
 
 
 # --- Curves ---
@@ -262,19 +292,16 @@ def _parts(
     """The curves of a method: all of it; of budget forcing also its two halves.
 
     Cutting the thinking short and extending it are different questions, and one curve through
-    both is mostly the first (arXiv 2507.14419). The free run belongs to both.
+    both is mostly the first (arXiv 2507.14419). What is free belongs to both.
     """
     curve = [a for a in some if a.run.method == method]
     parts = {"all": curve}
     if method == "BF":
-        halves: dict[str, list[Answered]] = {"cut short": [], "extended": []}
-        for answered in curve:
-            if answered.decode is not None and answered is not free:
-                halves["extended" if _extends(answered.decode) else "cut short"].append(answered)
-        for part, half in halves.items():
-            runs = [*half, *([free] if free else [])]
-            if half and len(runs) > 1:
-                parts[part] = runs
+        whole = [a for a in some if a is free or _part(a, free) == "free"]
+        for part in ("cut short", "extended"):
+            half = [a for a in curve if _part(a, free) == part]
+            if half and len(half + whole) > 1:
+                parts[part] = half + whole
     return parts
 
 
@@ -282,20 +309,14 @@ def _method_result(
     part: str,
     method: str,
     curve: Sequence[Answered],
-    bounds: Mapping[str, tuple[float | None, float | None] | None],
-    labels: Labels,
+    bounds: Mapping[str, Bounds | None],
     drawing: Drawing,
 ) -> MethodResult:
-    curve = sorted(curve, key=_thought)
+    curve = sorted(curve, key=lambda a: float(a.thinking().mean()))
     common = _common(curve)
-    right, tokens = [], []
-    for answered in curve:
-        # Runs that have no question in common are no curve, but the best of them is known.
-        ids = common or list(answered.samples)
-        used = answered.column(_thinking, ids)
-        voting = method == "majority"  # one answer, for which all samples thought
-        right.append(_majorities(answered, ids, labels) if voting else answered.column(_right, ids))
-        tokens.append(_votes(answered) * used if voting else used)
+    # Runs that have no question in common are no curve, but the best of them is known.
+    right = [a.right(common or None) for a in curve]
+    tokens = [a.thinking(common or None) for a in curve]
     points = [(float(x.mean()), float(y.mean())) for x, y in zip(tokens, right, strict=True)]
     slope, line, p = None, None, None
     if common:
@@ -309,33 +330,13 @@ def _method_result(
         method=method,
         part=part,
         runs=tuple(a.run.name for a in curve),
-        control=control([a.mean_tokens() for a in curve], [bounds[a.run.name] for a in curve]),
+        control=control([a.mean(_thinking) for a in curve], [bounds[a.run.name] for a in curve]),
         scaling=slope,
         line=line,
         slope_p=p,
         scaling_printed=scaling_printed(points) if common else None,
         performance=performance(points),
     )
-
-
-def _thought(answered: Answered) -> float:
-    votes = _votes(answered) if answered.run.method == "majority" else 1
-    return votes * answered.mean_tokens()
-
-
-def _votes(answered: Answered) -> int:
-    return min(map(len, answered.samples.values()))
-
-
-def _majorities(answered: Answered, ids: Sequence[str], labels: Labels) -> Float[np.ndarray, " Q"]:
-    """100 where the majority of a question's samples is right, else 0."""
-    votes = _votes(answered)
-    found = []
-    for i in ids:
-        samples = answered.samples[i]
-        right = maj_at(labels(samples), [s.correct for s in samples], votes)
-        found.append(100.0 * right)
-    return np.array(found)
 
 
 # --- Changes ---
@@ -386,10 +387,6 @@ def _change(before: Answered, after: Answered) -> Change | None:
 
 
 # --- Of one score ---
-
-
-def _right(score: Score) -> float:
-    return 100.0 * score.correct
 
 
 def _thinking(score: Score) -> float:
