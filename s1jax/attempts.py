@@ -18,13 +18,13 @@ from s1jax.data.collect import Counts, collect
 from s1jax.data.store import TraceStore
 from s1jax.data.teachers import Prompt
 from s1jax.evaluation.answers import reference_answer
-from s1jax.evaluation.grading import Grader
+from s1jax.evaluation.grading import Grader, version
 from s1jax.progress import Progress
 from s1jax.types import Question, Trace, UserError, question_id
 
 Verdict = tuple[bool | None, str]  # as the store keeps them
 
-GRADING = "1"  # of the rules: verdicts of others are not taken up
+GRADING = version()  # verdicts by other rules are not taken up
 
 JUDGE = (
     "You compare a student's attempt at a problem with the reference solution. Decide whether the"

@@ -1,6 +1,8 @@
 """Equal answers are equal in any dress, others are not, and no answer can harm the run."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -338,3 +340,21 @@ def test_real_answers(grader, shared):
     right = [g.replace(",", "") == a.split("#### ")[1].replace(",", "") for g, a in shifted]
     assert [v.correct for v in grader.grade(shifted)] == right
     assert sum(right) < 20
+
+
+def test_the_version_is_of_all_modules_that_decide(tmp_path, monkeypatch):
+    """What they import of this room is in it, so that a change of it makes verdicts anew."""
+    here = Path(grading.__file__).parent
+    for name in here.glob("*.py"):
+        shutil.copy(name, tmp_path)
+    monkeypatch.setattr(grading, "__file__", str(tmp_path / "grading.py"))
+    before = grading.version()
+    looked_at = set()
+    for path in sorted(tmp_path.glob("*.py")):
+        text = path.read_text()
+        path.write_text(text + "\n# changed\n")
+        if grading.version() != before:
+            looked_at.add(path.stem)
+        path.write_text(text)
+    imported = re.findall(r"s1jax\.evaluation\.(\w+)", (here / "marking.py").read_text())
+    assert set(imported) - {"tasks"} < looked_at >= {"marking", "verifier", "equality"}

@@ -231,7 +231,7 @@ def test_a_mark_is_known_by_all_that_it_depends_on(monkeypatch):
         key("math", ITEM, "text", True),
         key("math", ITEM, "\ud800", False),
     }
-    monkeypatch.setattr(marking, "GRADING", marking.GRADING + 1)
+    monkeypatch.setattr(marking, "GRADING", marking.GRADING + "1")
     assert len(others | {before, key("math", ITEM, "text", False)}) == 8
 
 

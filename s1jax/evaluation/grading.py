@@ -8,6 +8,8 @@ Reference: s1 grades with a paid judge; the issue's bounds are 3 s and 1 GiB for
 import collections
 import concurrent.futures
 import contextlib
+import hashlib
+import importlib.metadata
 import json
 import os
 import queue
@@ -26,8 +28,22 @@ from s1jax.types import UserError
 
 VERIFIER = Path(__file__).with_name("verifier.py")
 START_S = 120.0  # for a worker to load sympy from a slow disk
+DECIDING = (  # modules
+    *("answers", "equality", "grading", "marking", "parity", "quantities", "structure"),
+    "verifier",
+)
 OF_THE_TIME = 0.9  # after which a child ends itself; its worker is killed if it is silent then
 WAITING = 64  # items given to the workers ahead of the one whose verdict is due
+
+
+def version() -> str:
+    """A digest of all that decides about a verdict, so that none is kept when that has changed.
+
+    The modules of extraction and grading themselves, so that nobody has to think of it.
+    """
+    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in DECIDING]
+    libraries = [importlib.metadata.version(name) for name in ("math-verify", "sympy")]
+    return hashlib.sha256(b"\0".join(sources) + repr(libraries).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

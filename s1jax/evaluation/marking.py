@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from s1jax.chat import CHATS
 from s1jax.evaluation.answers import final_answer
 from s1jax.evaluation.equality import MAX_CHARS, by_rules, plain
-from s1jax.evaluation.grading import Grader, Verdict
+from s1jax.evaluation.grading import Grader, Verdict, version
 from s1jax.evaluation.parity import s1_choice, s1_extract, s1_integer
 from s1jax.evaluation.tasks import LETTERS, Item
 
-GRADING = 1  # to be raised when a change of the graders can change a mark
+GRADING = version()  # marks by other rules are not taken up
 
 _TURN = "<|im_start|>"  # opens the thinking of a "steps" chat, and other turns
 _OPENS = sorted({chat.thinking.strip() for chat in CHATS.values()} - {_TURN})
