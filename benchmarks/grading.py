@@ -2,7 +2,7 @@
 
     python benchmarks/grading.py [--hostile=answer boxed reference] [--easy=5000] [--workers=2]
 
-Agreement with the labels of tests/labelled_pairs.jsonl and tests/blind_pairs.jsonl by subject, with
+Agreement with the labels of tests/labelled_pairs.jsonl and its two siblings by subject, with
 every disagreement; pairs per second on those sets, and on pairs that the rules decide. Then each
 text of tests/hostile_answers.py alone, in the roles that are asked for: outcomes by kind, and the
 slowest. A text that does something makes a file, which is looked for.
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     with Grader(args.workers) as grader:
         list(grader.grade([WARM] * 2 * args.workers))
-        for name in ("labelled_pairs.jsonl", "blind_pairs.jsonl"):
+        for name in ("labelled_pairs.jsonl", "blind_pairs.jsonl", "unseen_pairs.jsonl"):
             tell_agreement(grader, TESTS / name)
         tell_rate("easy pairs, made up", easy_pairs(args.easy), grader)
     if args.hostile:

@@ -124,7 +124,7 @@ def _generate(
     for label, path in models.items():
         revision = cfg.model.revision if path == cfg.model.path else None
         own = replace(cfg, model=replace(cfg.model, path=path, revision=revision))
-        own = mini.resolve(own, mini.cache_directory())
+        own = mini.resolve_model(own)
         runs = _runs(cfg, label)
         evaluated[label] = Evaluated(own, runs, items)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,13 @@ class Asked:
     until: tuple[str, ...]  # each ends the answer
     budget: int | str | None  # of the thinking: so many tokens, AUTO, or None: as the answer's
 
+    @property
+    def samples(self) -> bool:
+        """Whether the same request again may have another answer."""
+        answer, thinking = self.decode.temperature, self.decode.thinking_temperature
+        own = answer if thinking is None else thinking
+        return answer > 0 or (self.decode.thinking and own > 0)
+
 
 def read_gen_kwargs(
     gen_kwargs: Mapping[str, Any], decode: Decode, chat: Chat, max_gen_toks: int
@@ -59,7 +66,8 @@ def read_gen_kwargs(
     string = left.pop("thinking_n_ignore_str", None)
     _take_delimiters(left, chat)
     # Hugging Face's models sample at temperature 1 unless told otherwise.
-    answer = {"temperature": float(left.pop("do_sample", None) is True)} | _sampling(left, "")
+    sampled = _truth("do_sample", left.pop("do_sample", False))
+    answer = {"temperature": float(sampled)} | _sampling(left, "")
     thinking = {f"thinking_{name}": x for name, x in _sampling(left, "_thinking").items()}
     changes: dict[str, Any] = {
         "thinking": thinks,
@@ -89,7 +97,22 @@ def read_gen_kwargs(
 def _tries(value: Any, decode: Decode) -> int:
     if isinstance(value, bool):
         return (decode.rejection_tries or ENDLESS_TRIES) if value else 0
-    return _whole("rejection_sample", value)
+    tries = _whole("rejection_sample", value)
+    if tries == 1:
+        raise UserError(
+            f"gen_kwargs: rejection_sample={value!r} is no limit in s1 and would be a single try"
+            " here: give true, or at least 2 tries"
+        )
+    return tries
+
+
+def _truth(name: str, value: Any) -> bool:
+    """Also of a text, which is what lm_eval makes of a value in quotes."""
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise UserError(f"gen_kwargs: {name}={value!r} must be true or false")
 
 
 def _whole(name: str, value: Any) -> int:
@@ -101,6 +124,15 @@ def _whole(name: str, value: Any) -> int:
     raise UserError(f"gen_kwargs: {name}={value!r} must be a whole number")
 
 
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"gen_kwargs: {name}={value!r} must be a number")
+
+
 def _sampling(left: dict[str, Any], suffix: str) -> dict[str, Any]:
     """The settings of one phase, taken out of the arguments."""
     found: dict[str, Any] = {}
@@ -110,11 +142,8 @@ def _sampling(left: dict[str, Any], suffix: str) -> dict[str, Any]:
             continue
         if name == "top_k":
             found[name] = max(_whole(name + suffix, value), 0)  # vLLM's -1 is off, too
-            continue
-        try:
-            found[name] = float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"gen_kwargs: {name + suffix}={value!r} must be a number") from None
+        else:
+            found[name] = _number(name + suffix, value)
     return found
 
 
@@ -129,7 +158,9 @@ def _take_delimiters(left: dict[str, Any], chat: Chat) -> None:
     }
     for name in _DELIMITERS:
         value = left.pop(name, None)
-        if value is not None and value not in possible[name]:
+        is_list = isinstance(value, list) and name.startswith("until") and value
+        given = value if is_list else [value]
+        if value is not None and not all(text in possible[name] for text in given):
             others = ", ".join(other for other in config.CHATS if other != chat.name)
             raise UserError(
                 f'gen_kwargs: {name}={value!r} cannot be had with chat="{chat.name}", whose is'

@@ -38,7 +38,7 @@ from s1jax.decoding.controls import majority_vote
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, History, Request
 from s1jax.generations import Generation, GenerationsFile, Prompt, made_with, read_prompts
-from s1jax.mesh import make_mesh, says_several
+from s1jax.mesh import make_mesh, refuse_several
 from s1jax.models.load import BytesProgress, digest, pinned
 from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
 from s1jax.stream import Stream
@@ -87,15 +87,9 @@ def generate(cfg: Config, asked: Asked, devices: Sequence[jax.Device] | None = N
 
     Raises UserError for anything wrong with model, prompts or config.
     """
-    if variable := says_several():
-        raise UserError(
-            f"generate runs in one process on one host's devices, and {variable} says that this is"
-            " one of several: start it once, with that variable unset"
-        )
+    refuse_several("generate")
     name, mesh = cfg.model.path, make_mesh(cfg.mesh, devices)
-    if name == mini.MINI:
-        path = str(mini.build(mini.cache_directory()).model)
-        cfg = replace(cfg, model=replace(cfg.model, path=path))
+    cfg = mini.resolve_model(cfg)
     if asked.prompts is not None:
         prompts = read_prompts(asked.prompts, cfg)
         return _File(cfg, name, open_model(cfg), mesh, prompts, asked).answer()

@@ -1,6 +1,8 @@
 """Runs the tasks of lm-evaluation-harness on our engine, with budget forcing.
 
-    python -m s1jax.harness --model_args=pretrained=runs/mini,dtype=float32 --tasks=gsm8k
+    python -m s1jax.harness --model_args=pretrained=runs/mini,dtype=float32 --tasks=gsm8k \\
+        --num_fewshot=0 --apply_chat_template \\
+        --gen_kwargs=max_tokens_thinking=300,thinking_n_ignore=1,thinking_n_ignore_str=Wait
     python -m s1jax.harness run --help
 
 It is lm_eval's own command line (pip install 's1jax[harness]') with `--model s1jax`: all its flags
@@ -26,12 +28,17 @@ max_gen_toks), those of s1's evaluator:
   min_tokens_thinking     no end of the thinking before
   thinking_n_ignore       ends of the thinking that are ignored
   thinking_n_ignore_str   written in their place
-  rejection_sample        true, or at most so many tries: sampled until the thinking ends in budget
+  rejection_sample        true, or so many tries (at least 2): until the thinking ends in budget
   temperature_thinking, top_k_thinking, top_p_thinking, min_p_thinking
   thinking_start, thinking_end, until_thinking, until_thinking_2: must be those of the chat
 With any of these the model thinks, and its answer to the task is all that it wrote: what opens the
 thinking, the thinking, what closes it, the answer. A temperature that is given counts even beside
 do_sample=False, as in s1. Chats need lm_eval's --apply_chat_template, as all of s1's tasks do.
+A context that is too long loses its beginning; stderr tells how many do.
+
+lm_eval's cache (--use_cache) knows a request by its context and gen_kwargs alone: nothing of model,
+parity, seed or chat is in its key, so give each of them a file of its own. What is sampled needs
+do_sample=True beside it, which keeps it out of the cache: or all repeats were one sample.
 """
 
 import contextlib
@@ -87,7 +94,10 @@ def _show_help(argv: Sequence[str]) -> None:
         "tasks": "names of lm_eval's tasks, or YAML files, with commas between",
         "include_path": "a directory with further tasks",
         "limit": "the first so many documents of each task",
+        "num_fewshot": "examples before each question; a task's own number by default",
+        "apply_chat_template": "given without a value: contexts are written by the template",
         "batch_size": "rows decoded together",
+        "use_cache": "a file that keeps answers; see above",
         "output_path": "where results are written",
     }.items():
         flags.DEFINE_string(name, None, what, flag_values=values)

@@ -19,7 +19,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from s1jax import cli, config, mini
 from s1jax.asking import Model, ask, open_model
-from s1jax.chat import CHATML, written_ids
+from s1jax.chat import written_ids
 from s1jax.config import Config, Decode
 from s1jax.decoding.budget import CLOSED, INSERTED, THOUGHT
 from s1jax.decoding.engine import Engine
@@ -27,7 +27,7 @@ from s1jax.decoding.record import Output, Request
 from s1jax.decoding.requests import Ask, requests_of, sample_id
 from s1jax.decoding.scoring import score, text_of
 from s1jax.gen_kwargs import AUTO, Asked, can_stop, cut, read_gen_kwargs
-from s1jax.mesh import make_mesh, says_several
+from s1jax.mesh import make_mesh, refuse_several
 from s1jax.models.load import BytesProgress
 from s1jax.progress import Progress, say
 from s1jax.prompts import EVALUATOR_RESERVE, Delimiters, delimiters, room_tokens
@@ -73,11 +73,7 @@ class S1JaxLM(TemplateLM):
         **arguments: Any,
     ):
         super().__init__()
-        if variable := says_several():
-            raise UserError(
-                f"The engine runs in one process, and {variable} says that this is one of several:"
-                " start it once, with that variable unset"
-            )
+        refuse_several("harness")
         self.cfg = config_of(arguments)
         self.model: Model = open_model(self.cfg)
         self.tokenizer = self.model.tokenizer.hf
@@ -90,6 +86,7 @@ class S1JaxLM(TemplateLM):
         if type(max_gen_toks) is not int or max_gen_toks < 1:
             raise UserError(f"model_args: max_gen_toks={max_gen_toks!r} must be at least 1")
         self.max_gen_toks = max_gen_toks
+        self._warned = False  # of contexts without the template's prompt
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -150,18 +147,7 @@ class S1JaxLM(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The conversation as the template writes it. UserError if it fails."""
-        tokenizer = self.model.tokenizer
-        try:
-            return tokenizer.hf.apply_chat_template(
-                chat_history,
-                chat_template=None if tokenizer.hf.chat_template else CHATML,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-                date_string="26 Jul 2024",  # as in chat.py
-            )
-        except Exception as error:  # a template is a program and may raise anything
-            raise UserError(f"{tokenizer.path}: its chat template fails: {error}") from error
+        return self.model.tokenizer.conversation(chat_history, add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""
@@ -202,13 +188,15 @@ class S1JaxLM(TemplateLM):
         """What is decoded for requests of the same gen_kwargs."""
         chat, tokenizer = self.model.chat, self.model.tokenizer
         asked = read_gen_kwargs(group[0].args[1], self.cfg.decode, chat, self.max_gen_toks)
+        if asked.samples:
+            self._check_cache(group[0].args[1])
         found = delimiters(tokenizer, chat, asked.decode)
         stops = [tuple(written_ids(tokenizer, u)) for u in asked.until if can_stop(u, asked.until)]
         ends = found.ends
         if asked.decode.parity == "evaluator":  # of s1's evaluator they end the thinking as well
             ends += tuple(stop for stop in stops if len(stop) == 1)
         found = replace(found, ends=ends, stops=(*found.stops, *stops))
-        prompts = self._prompts([request.args[0] for request in group], asked)
+        prompts = self._prompts([request.args[0] for request in group], asked, found)
         decodes = self._budgets(asked, [len(ids) for ids in prompts], found)
         asks, seen = [], Counter[str]()
         for request, ids, decode in zip(group, prompts, decodes, strict=True):
@@ -221,44 +209,107 @@ class S1JaxLM(TemplateLM):
         numbers = {sample_id(a.id, 0): number for number, a in enumerate(asks)}
         return Plan(asked, requests, numbers)
 
-    def _prompts(self, contexts: Sequence[str], asked: Asked) -> list[tuple[int, ...]]:
+    def _check_cache(self, gen_kwargs: Mapping[str, Any]) -> None:
+        """Raises UserError if lm_eval's cache would answer repeats of a request with one sample.
+
+        It takes a request for greedy unless it has do_sample.
+        """
+        if self.cache_hook.dbdict is not None and not gen_kwargs.get("do_sample"):
+            greedy = "" if gen_kwargs.get("temperature") else ",temperature=0"
+            raise UserError(
+                "--use_cache: lm_eval would take its cached sample for all repeats of a request,"
+                f" as these gen_kwargs sample without saying so: give do_sample=True{greedy}"
+            )
+
+    def _prompts(
+        self, contexts: Sequence[str], asked: Asked, found: Delimiters
+    ) -> list[tuple[int, ...]]:
         """The ids of each context and of what opens the thinking, which a template may have done.
 
-        Without thinking they are cut on the left to what max_gen_toks leaves of the context, as in
-        all of lm_eval's models; as in s1's, not where it leaves nothing: then it bounds nothing.
+        They are cut on the left to what the rest leaves of the model's context, as in all of
+        lm_eval's models; where it leaves nothing they are whole. In s1 the rest is max_gen_toks,
+        and here with thinking its budget, what closes it and a token of the answer.
         """
-        start = self.model.chat.thinking.rstrip("\n")
-        if asked.decode.thinking:
-            contexts = [c if c.rstrip("\n").endswith(start) else c + start for c in contexts]
-        prompts = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
+        start, least = self.model.chat.thinking.rstrip("\n"), 0
         room = self.max_length - asked.decode.max_answer_tokens
-        if not asked.decode.thinking and room > 0:
+        if asked.decode.thinking:
+            self._check_generation_prompt(contexts)
+            contexts = [c if c.rstrip("\n").endswith(start) else c + start for c in contexts]
+            least = len(written_ids(self.model.tokenizer, start))
+            room = self._room(asked, found)
+        prompts = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
+        if room > least:
             if longer := sum(len(ids) > room for ids in prompts):
                 say(f"{longer} of {len(prompts)} contexts are cut on the left to {room} tokens")
             prompts = [ids[-room:] for ids in prompts]
         return [tuple(ids) for ids in prompts]
 
-    def _budgets(self, asked: Asked, lengths: Sequence[int], found: Delimiters) -> list[Decode]:
-        """How each prompt is asked: with its budget, and an answer that fits what it leaves.
+    def _check_generation_prompt(self, contexts: Sequence[str]) -> None:
+        """Says once if the model is to think where it has not learnt to."""
+        start = self.model.chat.thinking.rstrip("\n")
+
+        def before_thinking(text: str) -> str:
+            return text.rstrip("\n").removesuffix(start).rstrip("\n")
+
+        prompt = before_thinking(self.model.tokenizer.prompt[1])
+        without = sum(not before_thinking(context).endswith(prompt) for context in contexts)
+        if without and not self._warned:
+            self._warned = True
+            say(
+                f"{without} of {len(contexts)} contexts do not end in the chat template's"
+                " generation prompt, after which the model thinks: --apply_chat_template writes it"
+            )
+
+    def _room(self, asked: Asked, found: Delimiters) -> int:
+        """The most that a prompt may have where there is thinking.
+
+        An automatic budget leaves it all but the least of the thinking. In s1's evaluator it is
+        one for all, so that to cut the longest would leave none of them more: there it is whole.
+        """
+        if isinstance(asked.budget, int):
+            return self._left(asked, found) - asked.budget
+        if asked.budget == AUTO and asked.decode.parity == "evaluator":
+            return 0
+        return self._left(asked, found) - max(asked.decode.min_thinking_tokens, 1)
+
+    def _left(self, asked: Asked, found: Delimiters) -> int:
+        """What is left to a prompt and its thinking together.
 
         An automatic budget leaves 100 tokens of max_gen_toks to the answer, as in s1.
         """
         decode, evaluator = asked.decode, asked.decode.parity == "evaluator"
-        most = decode.max_answer_tokens
-        top = min(most, self.max_length)
+        if asked.budget == AUTO:
+            top = min(decode.max_answer_tokens, self.max_length)
+            if evaluator:
+                return top - len(found.force) - EVALUATOR_RESERVE
+            return room_tokens(top, 0, found, decode) - EVALUATOR_RESERVE
+        reserve = 1 if evaluator or asked.budget is not None else EVALUATOR_RESERVE
+        return room_tokens(self.max_length, 0, found, decode) - reserve
+
+    def _budgets(self, asked: Asked, lengths: Sequence[int], found: Delimiters) -> list[Decode]:
+        """How each prompt is asked: with its budget, and an answer that fits what it leaves.
+
+        Raises UserError where nothing is left to a budget that is the same for all.
+        """
+        decode, evaluator = asked.decode, asked.decode.parity == "evaluator"
+        most, left = decode.max_answer_tokens, self._left(asked, found)
+        if asked.budget == AUTO and evaluator and left <= max(lengths):
+            raise UserError(
+                f"gen_kwargs: a context of {max(lengths)} tokens leaves {left - max(lengths)} of"
+                f" max_gen_toks={most} to the automatic budget, which parity=evaluator has the same"
+                " for all: give more, or max_tokens_thinking a number"
+            )
         decodes = []
         for length in lengths:
-            room = room_tokens(self.max_length, length, found, decode)
             if not decode.thinking:
                 budget = 0
             elif isinstance(asked.budget, int):
                 budget = asked.budget
-            elif asked.budget != AUTO:
-                budget = min(most, room - (1 if evaluator else EVALUATOR_RESERVE))
-            elif evaluator:
-                budget = top - max(lengths) - len(found.force) - EVALUATOR_RESERVE
+            elif asked.budget == AUTO:
+                budget = left - (max(lengths) if evaluator else length)
             else:
-                budget = room_tokens(top, length, found, decode) - EVALUATOR_RESERVE
+                budget = min(most, left - length)
+            room = room_tokens(self.max_length, length, found, decode)
             # In s1's evaluator the context alone bounds the answer, and cuts it where it ends.
             answer = most if evaluator else max(1, min(most, room - budget))
             decodes.append(replace(decode, max_thinking_tokens=budget, max_answer_tokens=answer))
@@ -346,7 +397,4 @@ def config_of(arguments: Mapping[str, Any]) -> Config:
         raise UserError(
             "model_args: parity must be none or evaluator, as the harness is the latter's"
         )
-    if cfg.model.path == mini.MINI:
-        path = str(mini.build(mini.cache_directory()).model)
-        cfg = replace(cfg, model=replace(cfg.model, path=path))
-    return cfg
+    return mini.resolve_model(cfg)

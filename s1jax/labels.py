@@ -11,10 +11,11 @@ import numpy as np
 from absl import flags
 
 from s1jax import cli, mini
-from s1jax.chat import CHATS, END, PARTS, PROMPT, ChatTokenizer, tokenizer_directory
+from s1jax.chat import CHATS, END, PARTS, PROMPT
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, Tokenized, check_labels, label_stats, tokenize
 from s1jax.terminal import CYAN, DIM, GREEN, MAGENTA, add_color, harmless, has_colours, painted
+from s1jax.tokenizer import ChatTokenizer, tokenizer_directory
 
 _COLOURS = (DIM, CYAN, GREEN, MAGENTA)  # of chat.PARTS; dim is not trained
 _BARS, _BAR_WIDTH = 12, 40

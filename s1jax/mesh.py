@@ -210,6 +210,15 @@ def says_several() -> str | None:
     return next((name for name, several in said.items() if several), None)
 
 
+def refuse_several(verb: str) -> None:
+    """Raises UserError if this is one process of several: the verb knows only its own devices."""
+    if variable := says_several():
+        raise UserError(
+            f"{verb} runs in one process on one host's devices, and {variable} says that this is"
+            " one of several: start it once, with that variable unset"
+        )
+
+
 def start_distributed() -> None:
     """Joins this process to the others of the job, if the environment names any.
 

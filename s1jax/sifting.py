@@ -1,12 +1,11 @@
 """From the clean pool to the candidates of the selection, with a reason for every drop."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from s1jax import mini
 from s1jax.attempts import Grade, ask_all, attempts, grade
-from s1jax.chat import ChatTokenizer, tokenizer_directory
 from s1jax.config import Config
 from s1jax.curation import CleanPool
 from s1jax.curation_config import Curate
@@ -18,6 +17,7 @@ from s1jax.data.select import is_of
 from s1jax.data.store import TraceStore
 from s1jax.data.teachers import Prompt, name_of
 from s1jax.progress import Progress
+from s1jax.tokenizer import ChatTokenizer, tokenizer_directory
 from s1jax.types import Question, Trace, UserError, question_id
 
 _TOGETHER = 256  # texts encoded at once
@@ -40,12 +40,12 @@ class Sifted:
 
 def tokenizer_of(cfg: Config) -> ChatTokenizer:
     """The tokenizer that counts thinking and writes the text. UserError if there is none."""
-    own = cfg.curate.tokenizer
-    path, revision = (own, None) if own else (cfg.model.path, cfg.model.revision)
-    if path == mini.MINI:
-        return ChatTokenizer.load(mini.build(mini.cache_directory()).model)
-    field = "model.path" if path and not own else "curate.tokenizer"
-    return ChatTokenizer.load(tokenizer_directory(path, revision, field))
+    own, model = cfg.curate.tokenizer, cfg.model
+    field = "model.path" if model.path and not own else "curate.tokenizer"
+    if own:
+        model = replace(model, path=own, revision=None)
+    model = mini.resolve(replace(cfg, model=model), mini.cache_directory()).model
+    return ChatTokenizer.load(tokenizer_directory(model.path, model.revision, field))
 
 
 def sift(cfg: Config, pool: CleanPool, store: TraceStore, tokenizer: ChatTokenizer) -> Sifted:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from s1jax.chat import CHATML
+from s1jax.tokenizer import CHATML
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 QWEN = SHARED / "qwen2.5-tokenizer"

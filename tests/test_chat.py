@@ -24,12 +24,10 @@ from hypothesis import strategies as st
 from s1jax import config
 from s1jax.chat import (
     ANSWER,
-    CHATML,
     CHATS,
     END,
     PROMPT,
     THINKING,
-    ChatTokenizer,
     Message,
     conversation_ids,
     render,
@@ -37,6 +35,7 @@ from s1jax.chat import (
     template_ids,
     written_ids,
 )
+from s1jax.tokenizer import CHATML, ChatTokenizer
 from s1jax.types import Example, UserError
 
 EXAMPLE = Example("1", "  What is 1 + 1?\n", "\n It's\n\n2.\n", " It is 2. ")
@@ -271,6 +270,17 @@ def test_a_conversation_is_transformers_own(family, system, request, tmp_path):
     assert conversation_ids(tokenizer, said[:1]) != conversation_ids(tokenizer, said[-1:])
     assert conversation_ids(tokenizer, said) != conversation_ids(tokenizer, said[-1:])
     assert template_ids(tokenizer, "Why?") == conversation_ids(tokenizer, said[-1:])
+
+
+def test_a_conversation_may_end_in_what_is_to_be_continued(tmp_path):
+    tokenizer = ChatTokenizer.load(write_tokenizer(tmp_path, LLAMA3, LLAMA3_TEMPLATE))
+    turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "It is"}]
+    how = {"tokenize": False, "date_string": "26 Jul 2024"}
+    theirs = tokenizer.hf.apply_chat_template(turns, continue_final_message=True, **how)
+    assert tokenizer.conversation(turns, generation_prompt=False) == theirs
+    assert theirs.endswith("It is") and not tokenizer.conversation(turns).endswith("It is")
+    theirs = tokenizer.hf.apply_chat_template(turns[:1], add_generation_prompt=True, **how)
+    assert tokenizer.conversation(turns[:1]) == theirs
 
 
 @given(

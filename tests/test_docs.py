@@ -68,7 +68,7 @@ def wrong_command(words):
     problems, overrides, path = [], {}, None
     for word in rest:
         name, equals, value = word.partition("=")
-        if word in ("--grade",):  # a flag that is only there or not
+        if word in ("--grade", "--apply_chat_template"):  # flags that are only there or not
             equals = "="
         if not name.startswith("--") or not equals:
             problems.append(f"{word} is no --name=value")

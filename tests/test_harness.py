@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["HF_DATASETS_OFFLINE"] = "1"  # before anything imports datasets
 
@@ -23,6 +26,7 @@ from s1jax.config import Decode
 from s1jax.gen_kwargs import AUTO, can_stop, cut, read_gen_kwargs
 from s1jax.generations import Prompt
 from s1jax.mesh import make_mesh
+from s1jax.prompts import check_fits
 from s1jax.types import UserError
 
 pytest.importorskip("lm_eval", reason="pip install 's1jax[harness]'")
@@ -127,6 +131,12 @@ def tasks(tmp_path_factory):
             "metric_list": [
                 {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
             ],
+        },
+        "repeated": {
+            "output_type": "generate_until",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"max_gen_toks": 8, "do_sample": False},
+            "repeats": 3,
         },
         "chosen": {
             "output_type": "multiple_choice",
@@ -259,6 +269,82 @@ def test_answers_come_out_of_lm_evals_cache(script, tasks, tmp_path, monkeypatch
         assert [s["resps"] for s in again[name]] == [s["resps"] for s in first[name]]
     with pytest.raises(TypeError):
         evaluated("s1jax", tasks, arguments, ["answered"], gen_kwargs={"max_gen_toks": 9})
+
+
+def test_repeats_are_samples_of_their_own_beside_lm_evals_cache(
+    model, tasks, tmp_path, monkeypatch
+):
+    from s1jax.harness_model import S1JaxLM
+
+    def repeats(name, **kwargs):
+        arguments = {"pretrained": str(model), "dtype": "float32"}
+        how = {"use_cache": str(tmp_path / name), "gen_kwargs": kwargs, "limit": 2}
+        _, found = evaluated("s1jax", tasks, arguments, ["repeated"], **how)
+        return [sample["resps"][0] for sample in found["repeated"]]
+
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"gen_kwargs sample without .*: give do_sample=True$"):
+            repeats("cache", temperature=1.0)
+    first = repeats("cache", temperature=1.0, do_sample=True)
+    assert repeats("cache", temperature=1.0, do_sample=True) == first
+    assert [len(set(texts)) for texts in first] == [3, 3]
+    assert [len(set(texts)) for texts in repeats("cache")] == [1, 1]  # greedy
+    # The control: what lm_eval's cache would make of them.
+    monkeypatch.setattr(S1JaxLM, "_check_cache", lambda *_: None)
+    assert [len(set(texts)) for texts in repeats("other", temperature=1.0)] == [3, 3]
+    assert [len(set(texts)) for texts in repeats("other", temperature=1.0)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "advice"),
+    [
+        ({"temperature": 0.5, "do_sample": False}, "give do_sample=True"),
+        ({"temperature_thinking": 1}, "give do_sample=True,temperature=0"),
+        (
+            {"rejection_sample": 3, "max_tokens_thinking": 8, "temperature": 1},
+            "give do_sample=True",
+        ),
+        ({"do_sample": 1}, None),
+        ({"temperature_thinking": 1, "do_sample": True, "temperature": 0}, None),
+        ({"max_tokens_thinking": 8}, None),
+        ({"temperature": 1, "temperature_thinking": 0, "do_sample": True}, None),
+    ],
+)
+def test_what_lm_evals_cache_takes_for_greedy_is(script, kwargs, advice):
+    lm = lm_of(script)
+    asked = instances("generate_until", ("Q", {"max_gen_toks": 9} | kwargs))
+    lm._plan(asked)
+    lm.cache_hook = SimpleNamespace(dbdict={})
+    if advice is None:
+        lm._plan(asked)
+    else:
+        with pytest.raises(UserError, match=f"^--use_cache: .*: {advice}$"):
+            lm._plan(asked)
+
+
+def documented(text):
+    """The words of the command that a text gives as an example."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    [line] = [x for x in lines if "python -m s1jax.harness --model_args" in x]
+    return shlex.split(line)[3:]
+
+
+def test_the_command_of_the_documents_runs(script, tasks, tmp_path, capfd):
+    """On a task that is here, and another model than the one it names."""
+    words = documented(harness.__doc__)
+    for name in ("README.md", "docs/evaluation.md"):
+        assert documented((ROOT / name).read_text()) == words
+    ours = {"runs/mini": str(script), "--tasks=gsm8k": "--tasks=answered"}
+    for old, new in ours.items():
+        assert sum(old in word for word in words) == 1
+        words = [word.replace(old, new) for word in words]
+    words += [f"--include_path={tasks}", f"--output_path={tmp_path}", "--log_samples"]
+    assert harness.main(["harness", *words, "--limit=2", "--batch_size=2"]) == cli.DONE
+    out, err = capfd.readouterr()
+    assert "|answered|" in out and "contexts" not in err.replace("Building contexts", "")
+    [samples] = tmp_path.rglob("samples*.jsonl")
+    texts = [json.loads(line)["resps"][0][0] for line in samples.read_text().splitlines()]
+    assert texts == [f"{START}\ngo é;Wait34{CLOSE}12"] * 2
 
 
 def test_rolling_log_likelihoods_are_those_of_the_hugging_face_model(model):
@@ -473,6 +559,64 @@ def test_long_contexts_lose_their_beginning(model, capsys):
     assert cut_before[: len(whole)] != whole  # it has read a token less
 
 
+@pytest.mark.parametrize("parity", ["none", "evaluator"])
+def test_long_contexts_that_are_thought_about_lose_their_beginning(script, parity, capsys):
+    """All but budget, what closes the thinking and a token of the answer is the context's."""
+    lm = lm_of(script, parity=parity, max_length=60)
+    start, closing = (len(lm.tok_encode(text)) for text in (START, FORCED))
+    words = " ".join(f"{n} + {n}" for n in range(40))
+    whole = lm.tok_encode(words + START)
+    least = 60 - closing - 1 - start  # a budget that leaves nothing to the context
+    for budget in (5, least - 1):
+        kwargs = {"max_gen_toks": 9, "max_tokens_thinking": budget}
+        lm._warned, keep = True, 60 - budget - closing - 1
+        [short, long] = lm._plan(
+            instances("generate_until", ("Q", kwargs), (words, kwargs))
+        ).requests
+        assert capsys.readouterr().err == f"1 of 2 contexts are cut on the left to {keep} tokens\n"
+        assert short.prompt == tuple(lm.tok_encode("Q" + START)) and len(long.prompt) == keep
+        assert long.prompt == tuple(whole[-keep:])
+        assert long.rules.max_thinking_tokens == budget
+        with pytest.raises(UserError, match="make 61, more than"):  # a token more is too many
+            check_fits(
+                60,
+                [keep + 1],
+                [budget],
+                lm.model.delimiters,
+                replace(read(**kwargs).decode, max_answer_tokens=1, parity=parity),
+            )
+    thought = {"max_gen_toks": 9, "max_tokens_thinking": 5}
+    thinking = f"{START}\ngo é{FORCED}"
+    assert answers(lm, ("Q", thought), (words, thought)) == [thinking + "98", thinking + "9"]
+    with pytest.raises(UserError, match=r"document 0 has .* tokens.* more than the model's"):
+        answers(lm, (words, thought | {"max_tokens_thinking": least}))
+
+
+def test_long_contexts_leave_the_least_to_an_automatic_budget(script):
+    lm, evaluator = lm_of(script), lm_of(script, parity="evaluator")
+    words = " ".join(f"{n} + {n}" for n in range(200))
+    for budget, least in (({"max_tokens_thinking": AUTO}, 1), ({"min_tokens_thinking": 7}, 7)):
+        kwargs = {"max_gen_toks": 450} | budget
+        short, long = lm._plan(instances("generate_until", ("Q", kwargs), (words, kwargs))).requests
+        assert long.rules.max_thinking_tokens == least < short.rules.max_thinking_tokens
+        assert long.rules.max_answer_tokens >= 100
+    auto = {"max_gen_toks": 450, "max_tokens_thinking": AUTO}
+    with pytest.raises(UserError, match=r"tokens leaves -\d+ of max_gen_toks=450 to the automatic"):
+        answers(evaluator, ("Q", auto), (words, auto))
+
+
+def test_thinking_after_no_generation_prompt_is_told_once(script, capsys):
+    lm, thinks = lm_of(script), {"max_gen_toks": 9, "max_tokens_thinking": 5}
+    prompt = lm.apply_chat_template([{"role": "user", "content": "Q"}])
+    for fine in ((prompt, thinks), (f"{prompt}{START}\n", thinks), ("Q", {"max_gen_toks": 9})):
+        lm._plan(instances("generate_until", fine))
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        lm._plan(instances("generate_until", (prompt, thinks), ("Q", thinks)))
+    said = "1 of 2 contexts do not end in the chat template's generation prompt, after which the"
+    assert capsys.readouterr().err.count(said) == 1
+
+
 @pytest.mark.parametrize(
     ("kwargs", "sentence"),
     [
@@ -509,6 +653,10 @@ def read(chat="s1", decode=None, **kwargs):
         ({"temperature": 0.5, "top_k": -1}, {"temperature": 0.5, "top_k": 0, "thinking": False}),
         ({"do_sample": False, "temperature": 1}, {"temperature": 1.0}),
         ({"do_sample": True}, {"temperature": 1.0}),
+        ({"do_sample": 1}, {"temperature": 1.0}),
+        ({"do_sample": "true"}, {"temperature": 1.0}),
+        ({"do_sample": 0}, {"temperature": 0.0}),
+        ({"do_sample": "False", "temperature": 0.5}, {"temperature": 0.5}),
         ({"do_sample": False, "num_beams": 1}, {"temperature": 0.0}),
         ({"top_p": "0.9", "min_p_thinking": 0.1}, {"top_p": 0.9, "thinking_min_p": 0.1}),
         ({"max_tokens_thinking": AUTO}, {"thinking": True, "max_thinking_tokens": None}),
@@ -525,6 +673,12 @@ def read(chat="s1", decode=None, **kwargs):
             {"thinking": True, "rejection_tries": 1000},
         ),
         ({"rejection_sample": False}, {"thinking": False, "rejection_tries": 0}),
+        (
+            {"rejection_sample": 2, "max_tokens_thinking": 8, "temperature": 1},
+            {"thinking": True, "rejection_tries": 2},
+        ),
+        ({"until_thinking": ["<|im_start|>"]}, {"thinking": True}),
+        ({"until_thinking_2": ["<|im_end|>", "<|im_start|>"]}, {"thinking": True}),
         (
             {
                 "thinking_start": "<|im_start|>think",
@@ -578,11 +732,23 @@ def test_steps_of_s1s_commands():
         ({"max_gen_toks": float("inf")}, "must be a whole number"),
         ({"max_gen_toks": 0}, "max_answer_tokens=0 must be at least 1"),
         ({"temperature": "hot"}, "temperature='hot' must be a number"),
+        ({"temperature": True}, "temperature=True must be a number"),
+        ({"temperature_thinking": False}, "temperature_thinking=False must be a number"),
+        ({"do_sample": "maybe"}, "do_sample='maybe' must be true or false"),
+        ({"do_sample": 2}, "do_sample=2 must be true or false"),
+        ({"do_sample": [True]}, "do_sample=[True] must be true or false"),
         ({"temperature": -1}, "temperature=-1.0 must be at least 0"),
         ({"top_k": 0.5}, "top_k=0.5 must be a whole number"),
         ({"thinking_n_ignore_str": ""}, "holds an empty string"),
         ({"rejection_sample": True}, "rejection_sample needs max_tokens_thinking"),
         ({"rejection_sample": 2, "max_tokens_thinking": 9}, "all tries are the same"),
+        (
+            {"rejection_sample": 1, "max_tokens_thinking": 9, "temperature": 1},
+            "rejection_sample=1 is no limit in s1 and would be a single try here: give true",
+        ),
+        ({"until_thinking": ["<|im_start|>", "x"]}, "until_thinking=['<|im_start|>', 'x'] cannot"),
+        ({"until_thinking": []}, "until_thinking=[] cannot be had"),
+        ({"thinking_end": ["<|im_start|>answer"]}, "thinking_end=['<|im_start|>answer'] cannot"),
         ({"until": 5}, "until=5 must be a string or a list of strings"),
         ({"until": ["a", 5]}, "must be a string or a list of strings"),
         ({"until_thinking": "<|im_end|>"}, "until_thinking='<|im_end|>' cannot be had"),

@@ -2,6 +2,8 @@
 
 `labelled_pairs.jsonl` was written before the grader was run on it; `blind_pairs.jsonl` by somebody
 who did not know the grader. Both were used to mend it since: the first figures are in the notes.
+`unseen_pairs.jsonl` came last, by somebody who knew neither, and must never be mended on: it says
+how the grader does on what it has not seen.
 """
 
 import json
@@ -46,7 +48,9 @@ def grader():
         yield grader
 
 
-@pytest.mark.parametrize(("name", "least"), [("labelled_pairs", 560), ("blind_pairs", 200)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("labelled_pairs", 560), ("blind_pairs", 200), ("unseen_pairs", 200)]
+)
 def test_the_sets_are_what_they_claim(name, least):
     rows = read(f"{name}.jsonl")
     assert len(rows) >= least
@@ -61,8 +65,11 @@ def test_the_sets_are_what_they_claim(name, least):
             assert 0.4 <= sum(labels) / len(labels) <= 0.6
 
 
-@pytest.mark.parametrize("name", ["labelled_pairs", "blind_pairs"])
-def test_agreement_with_labels(grader, name):
+@pytest.mark.parametrize(
+    ("name", "wrong_share", "accepted"),
+    [("labelled_pairs", 0.01, 0), ("blind_pairs", 0.01, 0), ("unseen_pairs", 0.03, 1)],
+)
+def test_agreement_with_labels(grader, name, wrong_share, accepted):
     rows = read(f"{name}.jsonl")
     verdicts = grader.grade([(row["reference"], row["answer"]) for row in rows])
     wrong = [
@@ -70,8 +77,8 @@ def test_agreement_with_labels(grader, name):
         for row, verdict in zip(rows, verdicts, strict=True)
         if verdict.correct is not row["equal"]
     ]
-    assert len(wrong) <= len(rows) // 100, wrong
-    assert not [case for case in wrong if case[-1].correct], wrong
+    assert len(wrong) <= wrong_share * len(rows), wrong
+    assert len([case for case in wrong if case[-1].correct]) <= accepted, wrong
     # What a grader of plain text would reach, which is not enough.
     same = [final_answer(row["answer"]) == row["reference"] for row in rows]
     agreed = sum(s is row["equal"] for s, row in zip(same, rows, strict=True)) / len(rows)

@@ -22,6 +22,7 @@ from s1jax.mesh import (
     mesh_sizes,
     partition,
     path_name,
+    refuse_several,
     sharding,
     shardings,
     start_distributed,
@@ -159,6 +160,17 @@ def test_the_environment_of_a_job_must_be_whole(monkeypatch):
     start_distributed()
     assert started[1:] == [()]
     assert os.environ["SLURM_NTASKS"] == "16"
+
+
+def test_a_verb_of_one_process_says_what_makes_it_one_of_several(monkeypatch):
+    for name in ("COORDINATOR_ADDRESS", "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "JOIN_HOSTS"):
+        monkeypatch.delenv(name, raising=False)
+    refuse_several("serve")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    refuse_several("serve")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    with pytest.raises(UserError, match=r"^serve runs in one process .* TPU_WORKER_HOSTNAMES says"):
+        refuse_several("serve")
 
 
 # Where the arrays lie.

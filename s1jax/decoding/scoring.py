@@ -80,7 +80,7 @@ def _score_batch(
     engine: Engine, rows: Sequence[Sequence[Text]], size: int, columns: int
 ) -> Iterator[tuple[int, Scored]]:
     longest = max(len(text.ids) for row in rows for text in row)
-    scored = min(columns, _up(max(longest, LEAST_COLUMNS)))
+    scored = min(columns, bucket(longest, LEAST_COLUMNS))
     tokens = np.zeros((size, columns), np.int32)
     lengths = np.zeros(size, np.int32)
     alone = all(len(row) == 1 for row in rows)
@@ -145,11 +145,6 @@ def read(
 
 def _floor(n: int, divisor: int) -> int:
     return n // divisor * divisor
-
-
-def _up(n: int) -> int:
-    """The next power of two, so that few shapes occur."""
-    return 1 << (n - 1).bit_length()
 
 
 def _floor_power(n: int) -> int:

@@ -78,6 +78,14 @@ def resolve(cfg: Config, directory: Path) -> Config:
     return replace(cfg, model=model, data=data)
 
 
+def resolve_model(cfg: Config) -> Config:
+    """The config with a real path where model.path says "mini"; `data.path` is left as it is."""
+    if cfg.model.path != MINI:
+        return cfg
+    path = str(build(cache_directory()).model)
+    return replace(cfg, model=replace(cfg.model, path=path))
+
+
 def make_examples(seed: int, count: int = EXAMPLES) -> list[Example]:
     """Examples of different questions, every answer verified."""
     rng = np.random.default_rng(seed)

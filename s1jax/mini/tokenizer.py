@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s1jax.chat import CHATML
+from s1jax.tokenizer import CHATML
 
 MERGED_SIZE = 480  # tokens before the control tokens: 256 bytes, the rest learned
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
