@@ -4,15 +4,17 @@
         [--answer=16]
 
 Every client streams its requests one after the other over a connection of its own, with a question
-of its own; a quarter of all streams are hung up after their third chunk, and beside them one client
-sends garbage and one a byte of its request at a time, for as long as the others take. A latency is
-that of the first token, from the moment the request is sent. Tokens are those that came (thinking
-and answer) of the streams that were read to the end. The server runs in a process of its own; every
-line has a run before it that compiles.
+of its own; a quarter of all streams are hung up after their third chunk. Beside them, for as long
+as they take, one client sends garbage, and one sends its request a byte at a time, reads its answer
+and begins again; it must be answered whenever it has sent a whole one, and "slow" is how often that
+was. A latency is that of the first token, from the moment the request is sent. Tokens are those
+that came (thinking and answer) of the streams that were read to the end. The server runs in a
+process of its own; every line has a run before it that compiles.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -28,6 +30,7 @@ import aiohttp
 import numpy as np
 
 HANG_UP_EVERY, HANG_UP_AFTER = 4, 3  # streams, chunks
+SLOW_BYTE_S = 0.01  # between two bytes of the slow client
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Seen:
     whole: int = 0
     tokens: int = 0
     hung_up: int = 0
+    slow: int = 0
 
 
 def main() -> None:
@@ -59,7 +63,10 @@ def main() -> None:
 
 
 def start(directory: Path, args: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
-    """A server of the embedded model at its random start; its process and address."""
+    """A server of the embedded model at its random start; its process and address.
+
+    Raises RuntimeError, with what it said, if it does not start.
+    """
     config = directory / "config.py"
     fields = {
         "model.path": "mini",
@@ -76,20 +83,24 @@ def start(directory: Path, args: argparse.Namespace) -> tuple[subprocess.Popen[s
         f"    c.update_from_flattened_dict({fields!r})\n    return c\n"
     )
     command = [sys.executable, "-m", "s1jax.serve", f"--config={config}"]
-    quiet = subprocess.DEVNULL
     environment = {"JAX_PLATFORMS": "cpu"} | os.environ
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=quiet, text=True, env=environment
-    )
+    log = directory / "stderr"  # a file: nobody reads a pipe while the server runs
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        )
     assert process.stdout is not None
     found = re.search(r"http://\S+", process.stdout.readline())
-    assert found is not None, "the server did not start"
+    if found is None:
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"the server did not start; it said\n{log.read_text()}")
     return process, found[0].removesuffix(";")
 
 
 async def table(address: str, args: argparse.Namespace) -> None:
     """A line for each number of clients."""
-    print("clients  requests/s  hung up  first token p50  p95      tokens/s")
+    print("clients  requests/s  hung up  slow  first token p50  p95      tokens/s")
     for clients in args.clients:
         await run(address, clients, args.requests)
         began = time.monotonic()
@@ -97,8 +108,8 @@ async def table(address: str, args: argparse.Namespace) -> None:
         spent = time.monotonic() - began
         half, most = np.percentile(seen.first_s, [50, 95])
         print(
-            f"{clients:7}  {seen.whole / spent:10.1f}  {seen.hung_up:7}  {half:13.3f} s"
-            f"  {most:5.3f} s  {seen.tokens / spent:8.0f}"
+            f"{clients:7}  {seen.whole / spent:10.1f}  {seen.hung_up:7}  {seen.slow:4}"
+            f"  {half:13.3f} s  {most:5.3f} s  {seen.tokens / spent:8.0f}"
         )
 
 
@@ -106,14 +117,18 @@ async def run(address: str, clients: int, requests: int) -> Seen:
     """What so many clients see, each of which asks so often."""
     seen = Seen()
     host, _, port = address.removeprefix("http://").removesuffix("/v1").rpartition(":")
-    others = [asyncio.create_task(task) for task in (garbage(host, port), slow(host, port))]
+    both = (garbage(host, port), slow(host, port, seen))
+    others = [asyncio.create_task(task) for task in both]
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         url = f"{address}/chat/completions"
         await asyncio.gather(*(client(session, url, n, requests, seen) for n in range(clients)))
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    for ended in await asyncio.gather(*others, return_exceptions=True):
+        if not isinstance(ended, asyncio.CancelledError):
+            assert isinstance(ended, BaseException)
+            raise ended
     return seen
 
 
@@ -156,18 +171,27 @@ async def garbage(host: str, port: str) -> None:
     rng = np.random.default_rng(0)
     while True:
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(rng.bytes(4096))
-        await reader.read(1000)
+        with contextlib.suppress(ConnectionError):  # it may well be cut off
+            writer.write(rng.bytes(4096))
+            await reader.read(1000)
         writer.close()
         await asyncio.sleep(0.05)
 
 
-async def slow(host: str, port: str) -> None:
-    """Sends a request's head a byte at a time."""
-    _, writer = await asyncio.open_connection(host, int(port))
-    for byte in b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 999:
-        writer.write(bytes([byte]))
-        await asyncio.sleep(0.05)
+async def slow(host: str, port: str, seen: Seen) -> None:
+    """Sends a whole request a byte at a time, and reads what is answered; again and again."""
+    asked = {"model": "mini", "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+    body = json.dumps(asked)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    while True:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for byte in f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode():
+            writer.write(bytes([byte]))
+            await asyncio.sleep(SLOW_BYTE_S)
+        reply = await reader.read()
+        assert b" 200 " in reply.partition(b"\r\n")[0], reply
+        writer.close()
+        seen.slow += 1
 
 
 if __name__ == "__main__":

@@ -157,10 +157,11 @@ class Serve:
     port: int = 8000  # 0: one that is free
     name: str | None = None  # of the model, as clients see it; None: the path's last part
     token_variable: str = "S1JAX_TOKEN"  # the environment variable with what clients must send
-    max_queue: int = 256  # requests that wait or run; more are told to come again
+    max_queue: int = 256  # samples that wait or run; with more a client is told to come again
     max_body_bytes: int = 1_048_576
     max_samples: int = 16  # of one request (its `n`)
-    max_request_tokens: int | None = None  # of all its samples; None: what the context leaves each
+    # Of all its samples, what closes the thinking included; None: what the context leaves each.
+    max_request_tokens: int | None = None
     warm_up: bool = False  # compile for every length at the start, not when it first comes
 
 

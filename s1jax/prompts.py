@@ -14,7 +14,6 @@ from jaxtyping import Bool
 
 from s1jax.chat import (
     Chat,
-    ChatTokenizer,
     Message,
     check_tokenizer,
     conversation_ids,
@@ -23,6 +22,7 @@ from s1jax.chat import (
     written_ids,
 )
 from s1jax.config import Decode
+from s1jax.tokenizer import ChatTokenizer
 from s1jax.types import UserError
 
 LONG = (
@@ -67,12 +67,19 @@ def prompt_ids(tokenizer: ChatTokenizer, chat: Chat, question: str, decode: Deco
 
 
 def chat_ids(
-    tokenizer: ChatTokenizer, chat: Chat, messages: Sequence[Message], decode: Decode
+    tokenizer: ChatTokenizer,
+    chat: Chat,
+    messages: Sequence[Message],
+    decode: Decode,
+    *,
+    closed: bool = False,
 ) -> list[int]:
     """`prompt_ids()` of a conversation whose last message is the question.
 
     The model's earlier turns are what it answered, without their thinking. A system message takes
-    the place of the template's own. Raises UserError also where the template refuses the roles.
+    the place of the template's own. `closed` is for a model that would begin to think by itself:
+    where there is to be no thinking, an empty one is written. Raises UserError also where the
+    template refuses the roles.
     """
     *earlier, question = messages
     assert question.role == "user"
@@ -85,13 +92,17 @@ def chat_ids(
             message.text.encode()
         except UnicodeEncodeError:
             raise UserError(f"{name} holds half of a surrogate pair, no text") from None
-    if not decode.thinking and opened_by_template(tokenizer, chat) >= len(_start(chat)):
+    closed = closed and not decode.thinking
+    opened = opened_by_template(tokenizer, chat) >= len(_start(chat))
+    if opened and not (decode.thinking or closed):
         raise UserError(
             f"{tokenizer.path}: its chat template opens the thinking itself, so that"
             " decode.thinking=False cannot be; it takes a template that does not"
         )
     asked = Message("user", conditioned(question.text, decode))
     ids = conversation_ids(tokenizer, [*earlier, asked])
+    if closed:
+        return [*ids, *written_ids(tokenizer, _no_thinking(tokenizer, chat))]
     return [*ids, *_start_ids(tokenizer, chat, decode)]
 
 
@@ -103,6 +114,17 @@ def _start(chat: Chat) -> str:
 def _start_ids(tokenizer: ChatTokenizer, chat: Chat, decode: Decode) -> list[int]:
     rest = _start(chat)[opened_by_template(tokenizer, chat) :]
     return written_ids(tokenizer, rest) if decode.thinking else []
+
+
+def _no_thinking(tokenizer: ChatTokenizer, chat: Chat) -> str:
+    """What opens and closes a thinking with nothing in it, as an example without one is trained.
+
+    Where the steps of the thinking are opened one by one, there are none: the answer is opened.
+    """
+    if chat.ends:
+        return chat.answer.strip("\n")
+    whole = chat.thinking + chat.answer.rstrip("\n")
+    return whole[opened_by_template(tokenizer, chat) :]
 
 
 # --- What ends the thinking, and what is written then ---

@@ -7,6 +7,11 @@ OpenAI's fields, thinking_token_budget, min_thinking_tokens, ignore_ends, ignore
 top_k and min_p; what is not set is as config.decode has it. config.serve has the address and the
 limits. Requests are answered together, --config.decode.batch_size=8 at a time.
 
+The first request of a length that none had before stops all streams while programs are compiled
+for it. --config.serve.warm_up=True compiles them all at the start instead, which takes longer the
+longer the context is. JAX_COMPILATION_CACHE_DIR=DIR in the environment keeps what was compiled,
+with JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 all of it.
+
 Only this machine can ask, unless --config.serve.host is another address. That takes a token, in the
 environment variable that config.serve.token_variable names (S1JAX_TOKEN), which clients send as
 their API key.
@@ -24,16 +29,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from s1jax import cli, mini
 from s1jax.asking import Model, open_model
 from s1jax.config import Config
 from s1jax.decoding.engine import Engine
-from s1jax.mesh import make_mesh, says_several
+from s1jax.mesh import make_mesh, refuse_several
 from s1jax.models.load import BytesProgress
-from s1jax.progress import say
+from s1jax.progress import Progress, say
 from s1jax.serving.asks import reserve, warm_up
+from s1jax.serving.memory import Stats, check_memory, stats_of
 from s1jax.serving.protocol import Refused
 from s1jax.serving.server import Server, is_loopback
 from s1jax.types import UserError
@@ -62,33 +69,43 @@ def main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
-def opened(cfg: Config, devices: Sequence[jax.Device] | None = None) -> tuple[Model, Engine]:
+def opened(
+    cfg: Config, devices: Sequence[jax.Device] | None = None, stats: Stats = stats_of
+) -> tuple[Model, Engine]:
     """The model and its engine, weights read and programs compiled.
 
     Raises UserError for anything wrong with model, config or environment, before that takes long.
     """
-    if variable := says_several():
-        raise UserError(
-            f"serve runs in one process on one host's devices, and {variable} says that this is one"
-            " of several: start it once, with that variable unset"
-        )
+    refuse_several("serve")
     token_of(cfg)
-    for field, value in (("parity", "none"), ("rejection_tries", 0)):
+    for field, value in (("parity", "none"), ("rejection_tries", 0), ("samples", 1)):
         if (found := getattr(cfg.decode, field)) != value:
-            raise UserError(f"decode.{field}={found!r}: a server has {value!r} only")
+            own = "; a request says how many it wants (n)" if field == "samples" else ""
+            raise UserError(f"decode.{field}={found!r}: a server has {value!r} only{own}")
     mesh = make_mesh(cfg.mesh, devices)
-    if cfg.model.path == mini.MINI:
-        path = str(mini.build(mini.cache_directory()).model)
-        cfg = replace(cfg, model=replace(cfg.model, path=path))
+    cfg = mini.resolve_model(cfg)
     steps = min(cfg.decode.segment_steps, SEGMENT_STEPS)
-    model = open_model(replace(cfg, decode=replace(cfg.decode, segment_steps=steps)))
+    cfg = replace(cfg, decode=replace(cfg.decode, segment_steps=steps))
+    model = open_model(cfg)
     try:
         first = warm_up(model)
-    except Refused as refused:  # then everything would be
-        raise UserError(f"no request would fit: {refused}") from refused
+    except Refused as refused:
+        raise UserError(f"every request would be refused: {refused}") from refused
+    dtype = jnp.dtype(cfg.model.compute_dtype)
+    check_memory(model.source.cfg, mesh, cfg.decode, dtype, stats)
     engine = model.engine(mesh, cfg.decode.batch_size, BytesProgress("read"))
+    if cfg.serve.warm_up:
+        _compile_all(model, engine)
     list(engine.run(first, reserve=reserve(model)))
     return model, engine
+
+
+def _compile_all(model: Model, engine: Engine) -> None:
+    """Compiles for every length there is, and says how far it is."""
+    progress = Progress("warm up", "sizes", 0)
+    for done, total in engine.warm_up(model.source.cfg.max_positions, reserve(model)):
+        progress.done, progress.total = done, total
+        progress.show(last=done == total)
 
 
 def name_of(cfg: Config) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from s1jax.chat import ChatTokenizer
 from s1jax.decoding.budget import ANSWER, CLOSED, INSERTED, NOTHING, THOUGHT, Rules
 from s1jax.decoding.record import History
 from s1jax.terminal import DIM, MAGENTA, PLAIN, YELLOW, harmless, painted
+from s1jax.tokenizer import ChatTokenizer
 
 _LOOK = {
     THOUGHT: ("thinking", DIM),

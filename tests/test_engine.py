@@ -493,14 +493,18 @@ class Clients:
         self.segment, self.idle = 0, []
         self.run: engine_module._Run | None = None
 
-    def take(self, idle: bool) -> list[Request] | None:
+    def take(self, free: int, idle: bool) -> list[Request] | None:
         self.segment += 1
         if idle:
             self.idle.append(self.segment)
             assert self.run is None or self.run.state is None  # it holds no cache
+            assert self.run is None or (free, self.run.blocks) == (len(self.run.rows), {})
         count = max(self.comes(self.segment), idle)
         taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
         return taken or (None if not self.waiting else [])
+
+    def coming(self, count: int) -> list[Request]:
+        return []
 
     def given_up(self) -> set[str]:
         return set(self.goes(self.segment))
@@ -511,7 +515,7 @@ def live(rows: int, clients: Clients, **fields) -> dict[str, Output]:
     run = engine_module._Run(engine(rows, **fields), (), None, None, clients, reserve)
     clients.run = run
     found = by_id(run.outputs())
-    assert (run.prompts, run.blocks, run.queue) == (Counter(), {}, deque())
+    assert (run.blocks, run.queue) == ({}, deque())
     return found
 
 
@@ -557,9 +561,12 @@ def test_a_row_that_is_given_up_is_free_at_the_next_segment():
     class Two:
         asked = 0
 
-        def take(self, idle):
+        def take(self, free, idle):
             self.asked += 1
             return {1: [endless, other]}.get(self.asked)
+
+        def coming(self, count):
+            return []
 
         def given_up(self):
             return [endless.id] if self.asked == 2 else []
@@ -569,6 +576,88 @@ def test_a_row_that_is_given_up_is_free_at_the_next_segment():
     assert its.counts.steps <= 4 * 16  # of 14 segments
     assert its.counts.prefills == 1  # its prompt is that of the one that went
     assert found[0].tokens == next(iter(engine(1).run([other]))).tokens
+
+
+def samples_of(some: list[Request], count: int) -> list[list[Request]]:
+    """Of each request so many samples, which differ in their seeds."""
+    return [
+        [replace(r, id=f"{r.id}/{n}", seed=100 * r.seed + n) for n in range(count)] for r in some
+    ]
+
+
+def run_watched(its: Engine, queue: list[Request], source=None) -> tuple[dict[str, Output], int]:
+    """What a run makes, and the most blocks that it held."""
+    reserve = [request.rules for request in requests(40)]
+    run, most, found = engine_module._Run(its, queue, None, None, source, reserve), 0, {}
+    honest = run._prefill
+
+    def prefill(*args):
+        nonlocal most
+        honest(*args)
+        most = max(most, len(run.blocks))
+
+    run._prefill = prefill
+    for output in run.outputs():
+        found[output.request.id] = output
+    return found, most
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_blocks_are_kept_for_the_next_few_prompts(rows):
+    some = [r for r in requests(40, temperature=1.0) if len(r.prompt) > 1]
+    twice = samples_of(some, 2)
+    apart = [pair[n] for n in range(2) for pair in twice]
+    its = engine(rows)
+    found, most = run_watched(its, apart)
+    assert most == 0  # a prompt comes again when all others have been read
+    together, most = run_watched(engine(rows), [sample for pair in twice for sample in pair])
+    assert most <= rows and same(found, together)
+    # Each is read twice; what comes again in time is read once.
+    read = {}
+    for few in (2, 40):
+        its = engine(rows, strict=True, segment_steps=8)  # which reads one at a time
+        queue = [
+            sample
+            for n in range(0, len(twice), few)
+            for pair in zip(*twice[n : n + few], strict=True)
+            for sample in pair
+        ]
+        _, most = run_watched(its, queue)
+        read[few] = its.counts.prefills
+        assert most <= 8
+    assert read[2] == len(some) and read[40] == 2 * len(some)
+
+
+class Turns:
+    """A source that hands over no more than there is room for, one of each request in turn."""
+
+    def __init__(self, groups: list[list[Request]]):
+        self.waiting = deque(sample for turn in zip(*groups, strict=True) for sample in turn)
+        self.most = 0
+
+    def take(self, free: int, idle: bool) -> list[Request] | None:
+        taken = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        self.most = max(self.most, len(taken))
+        return taken or ([] if not idle else None)
+
+    def coming(self, count: int) -> list[Request]:
+        return list(self.waiting)[:count]
+
+    def given_up(self) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_source_says_which_prompts_are_read_again(blind):
+    groups = samples_of([r for r in requests(5, temperature=1.0) if len(r.prompt) > 1][:3], 16)
+    source = Turns(groups)
+    if blind:
+        source.coming = lambda count: list(source.waiting)[:1] if count == 1 else []
+    its = engine(4)
+    found, most = run_watched(its, [], source)
+    assert (len(found), source.most) == (48, 4) and most <= 4
+    assert its.counts.prefills > 10 if blind else its.counts.prefills == 3
+    assert same(found, by_id(engine(1).run([sample for group in groups for sample in group])))
 
 
 def test_room_for_later_requests_is_reserved():
@@ -648,6 +737,55 @@ def test_no_program_is_compiled_again_but_for_another_size(caplog):
     assert not compiled(queue(3, 20), queue(4, 20), queue(5, 20))
     # The control: a longer ring is another program.
     assert compiled(queue(6, 190))["decode"] >= 1
+
+
+def test_a_warm_engine_compiles_nothing_more(caplog):
+    """Prompts and answers of all lengths up to the context, alone and many at once."""
+    its = engine(3, segment_steps=10)  # no other test has these two
+    rng = np.random.default_rng(0)
+    names = ("decode", "admit", "prefill", "resize", "halt")
+
+    def compiled(work) -> Counter[str]:
+        caplog.clear()
+        with jax.log_compiles(True):
+            list(work)
+        return Counter(n for n in re.findall(r"Compiling jit\((\w+)\)", caplog.text) if n in names)
+
+    def any_length(number: int, most: int) -> Request:
+        length = int(rng.integers(1, most - 20))
+        strings = {"close": (7,), "force": (7, 8), "force_newline": (6, 7, 8)}
+        rules = Rules(int(rng.integers(1, most - length - 12)), 3, **strings)
+        prompt = tuple(rng.integers(10, WRITABLE, length).tolist())
+        return Request(str(number), prompt, rules, seed=number)
+
+    def queue(most: int) -> list[Request]:
+        some = [any_length(number, most) for number in range(24)]
+        lengths = [1, 2, 33, 65, 97, most - 10]
+        exact = [replace(some[0], prompt=(11,) * n, id=f"{n}") for n in lengths]
+        short = replace(some[0].rules, max_thinking_tokens=5)
+        return [*some, *(replace(r, rules=short) for r in exact)]
+
+    class Busy(Turns):
+        """Some come in bursts, and every fourth is given up."""
+
+        turn = 0
+
+        def take(self, free: int, idle: bool) -> list[Request] | None:
+            self.turn += 1
+            return super().take(free if idle or self.turn % 3 == 0 else 0, idle)
+
+        def given_up(self) -> list[str]:
+            return [str(n) for n in range(0, 24, 4)] if self.turn > 6 else []
+
+    reserve = [any_length(0, 128).rules]
+    told = list(its.warm_up(128, reserve))
+    assert told == [(n, 6) for n in range(1, 7)]  # rings of 128 and 256, blocks of 32 to 128
+    for _ in range(2):
+        assert not compiled(its.run(queue(128), reserve=reserve))
+        assert not compiled(its.run((), source=Busy([[r] for r in queue(128)]), reserve=reserve))
+    # The control: a longer one is another program.
+    long = replace(any_length(0, 128), prompt=(11,) * 200)
+    assert compiled(its.run([long], reserve=reserve))
 
 
 def test_a_machine_that_gives_one_token_too_many_is_found_out(monkeypatch):

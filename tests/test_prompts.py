@@ -17,9 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1jax.chat import (
-    CHATML,
     CHATS,
-    ChatTokenizer,
     Message,
     conversation_ids,
     render,
@@ -40,6 +38,7 @@ from s1jax.prompts import (
     room_tokens,
     think_for,
 )
+from s1jax.tokenizer import CHATML, ChatTokenizer
 from s1jax.types import Example, UserError
 
 QUESTION = "What is 1 + 1?\n\nGive $x^2$ é 漢."
@@ -120,6 +119,30 @@ def test_a_prompt_is_transformers_own_with_the_opened_thinking(family, chat, sta
         turns, tokenize=True, return_dict=False, date_string="26 Jul 2024"
     )
     assert len(without) < len(theirs)
+
+
+@pytest.mark.parametrize(("family", "chat", "_"), FAMILIES)
+def test_no_thinking_is_an_empty_one(family, chat, _, request):
+    """As an example is trained whose thinking has no text; steps that are counted are none."""
+    tokenizer = request.getfixturevalue(family)
+    chat = CHATS[chat]
+    asked, without = [Message("user", QUESTION)], Decode(thinking=False)
+    found = chat_ids(tokenizer, chat, asked, without, closed=True)
+    closing = written_ids(tokenizer, chat.answer.strip("\n"))
+    assert found[-len(closing) :] == closing
+    if chat.name == "steps":
+        assert found == conversation_ids(tokenizer, asked) + closing
+        return
+    trained = render(tokenizer, chat, Example("1", QUESTION, "", "2")).tokens.tolist()
+    assert trained[: len(found)] == found
+    rest = shown(tokenizer, trained[len(found) :])
+    assert rest.startswith("\n") and rest.strip("\n").startswith(chat.answer_prefix + "2")
+    assert shown(tokenizer, found).endswith(chat.thinking + chat.answer.rstrip("\n"))
+    # With thinking it changes nothing, and a longer thinking is not the same.
+    opened = chat_ids(tokenizer, chat, asked, OURS)
+    assert chat_ids(tokenizer, chat, asked, OURS, closed=True) == opened != found
+    other = render(tokenizer, chat, Example("1", QUESTION, "So.", "2")).tokens.tolist()
+    assert other[: len(found)] != found
 
 
 @pytest.mark.parametrize(("family", "chat", "_"), FAMILIES)

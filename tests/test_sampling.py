@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from s1jax.decoding.sampling import GREEDY, Sampling, _least, sample, settings_of
+from s1jax.decoding.sampling import GREEDY, Sampling, _least, _noise, sample, settings_of
 
 VOCAB = 64
 
@@ -202,3 +204,89 @@ def test_other_settings_compile_nothing_new():
             ids = fresh(rows, settings, np.arange(3, dtype=np.uint32), np.full(3, step, np.int32))
             assert ids.dtype == jnp.int32
     assert fresh._cache_size() == 1
+
+
+# --- Any settings ---
+
+ROWS = 16
+TINY = float(np.finfo(np.float32).tiny)
+
+
+@jax.jit
+def noise_of(seeds, drawn):
+    return jax.vmap(_noise, in_axes=(0, 0, None))(seeds, drawn, VOCAB)
+
+
+def allowed(
+    row: np.ndarray, s: Sampling, noise: np.ndarray, slack: float
+) -> tuple[np.ndarray, ...]:
+    """In float64: the scores that are compared, and which ids pass, with so much slack."""
+    if s.temperature < TINY:
+        return row, row == row.max()
+    with np.errstate(over="ignore", divide="ignore"):
+        scaled = (row - row.max()) / s.temperature
+    order = np.argsort(-scaled, kind="stable")
+    passes = np.ones(VOCAB, bool)
+    if s.top_k:
+        passes &= scaled >= scaled[order[min(s.top_k, VOCAB) - 1]]
+    chances = softmax(np.where(passes, scaled, -np.inf))
+    before = np.array([chances[scaled > value].sum() for value in scaled])
+    if s.top_p < 1:
+        passes &= (before < s.top_p + slack) | (before == 0)
+    if s.min_p:
+        passes &= np.exp(scaled) >= s.min_p * (1 - slack)
+    return np.maximum(scaled, -1e30) + noise, passes
+
+
+extremes = st.sampled_from([0.0, 5e-324, 1e-46, 1e-45, 1e-40, TINY, 2e-38, 1e-30, 1e-9])
+samplings = st.builds(
+    Sampling,
+    temperature=extremes | st.floats(0.05, 2.0),
+    top_k=st.sampled_from([0, 0, 1, 2, 10, VOCAB, 2**31 - 1]),
+    top_p=(extremes | st.floats(0.01, 1.0)).map(lambda p: p or 1.0),
+    min_p=extremes | st.floats(0.0, 0.99),
+)
+
+
+@settings(deadline=None)  # the first one compiles
+@given(
+    st.lists(samplings, min_size=ROWS, max_size=ROWS),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 1.0, 2.5, 300.0, 1e30]),
+)
+def test_a_draw_is_that_of_float64(some, seed, scale):
+    rows = (logits(ROWS, seed) * scale).astype(np.float32)
+    rows[1, 5:] = -np.inf
+    rows[2, [3, 9]] = rows[2].max() + scale
+    seeds, drawn = np.arange(ROWS, dtype=np.uint32) + seed % 1000, np.zeros(ROWS, np.int32)
+    found = draw(rows, some, seeds, drawn)
+    noise = np.asarray(noise_of(seeds, drawn), np.float64)
+    for index, s in enumerate(some):
+        row = rows[index].astype(np.float64)
+        if s.temperature < TINY:
+            assert found[index] == row.argmax(), s
+            continue
+        scores, loosely = allowed(row, s, noise[index], 1e-4)
+        _, strictly = allowed(row, s, noise[index], -1e-4)
+        assert loosely[found[index]], (s, found[index])
+        best = scores[strictly].max()
+        assert scores[found[index]] >= best - 1e-3 * (1 + abs(best)), (s, found[index])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1.0, top_p=1e-46),
+        Sampling(1.0, top_p=5e-324),
+        *(Sampling(heat) for heat in (1e-46, 1e-45, 1e-40, TINY, 2e-38, 1e-9)),
+        Sampling(2e-38, top_k=3, top_p=1e-46, min_p=1e-46),
+    ],
+    ids=str,
+)
+def test_next_to_nothing_is_the_likeliest(sampling):
+    rows = logits(50)
+    found = draw(rows, [sampling] * 50)
+    np.testing.assert_array_equal(found, rows.argmax(-1))
+    assert (found != 0).sum() > 40
+    # The control: with more heat it is another one here and there.
+    assert (draw(rows, [Sampling(1.0)] * 50) != found).any()

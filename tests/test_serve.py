@@ -1,6 +1,9 @@
 """The server by the real client: what it answers, what it refuses, and whom it outlives."""
 
+import argparse
+import asyncio
 import concurrent.futures
+import importlib.util
 import json
 import re
 import signal
@@ -12,6 +15,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from fakes_script import ENDLESS, config_file, script_config, write_script
@@ -21,17 +25,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1jax import serve
-from s1jax.asking import ask
+from s1jax.asking import ask, open_model
 from s1jax.config import Decode
 from s1jax.decoding import engine as engine_module
 from s1jax.decoding.budget import ANSWER, CLOSED, INSERTED, NOTHING, THOUGHT, Rules
+from s1jax.decoding.cache import bucket
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import History, Output, Request
 from s1jax.generations import Prompt
+from s1jax.mesh import make_mesh
+from s1jax.models.cache import empty_cache
+from s1jax.progress import format_bytes
+from s1jax.serving import memory
 from s1jax.serving import server as server_module
-from s1jax.serving.asks import limits_of
+from s1jax.serving.asks import Limits, limits_of, requests_of
 from s1jax.serving.choice import Choice
 from s1jax.serving.protocol import ChatRequest, Message, Refused, parse
+from s1jax.serving.worker import Worker
 from s1jax.types import UserError
 
 openai = pytest.importorskip("openai")
@@ -152,15 +162,45 @@ def test_all_that_is_written_is_within_its_limit(endless, limit):
 
 
 def test_an_answer_alone(script):
-    reply = script.ask(thinking=False, max_tokens=3)
-    message = reply.choices[0].message
-    assert not hasattr(message, "reasoning_content")
-    assert reply.usage.completion_tokens_details.reasoning_tokens == 0
-    assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (3, "length")
-    for other in ({"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}):
-        assert script.ask(**other, max_tokens=3).choices[0].message.content == message.content
+    """The model thinks whenever it can: only a thinking that is closed keeps it from that."""
+    for off in (
+        {"thinking": False},
+        {"thinking": {"type": "disabled"}},
+        {"reasoning_effort": "none"},
+    ):
+        reply = script.ask(**off)
+        message = reply.choices[0].message
+        assert not hasattr(message, "reasoning_content")
+        assert (message.content, reply.choices[0].finish_reason) == ("12", "stop")
+        assert reply.usage.completion_tokens_details.reasoning_tokens == 0
+        assert reply.usage.completion_tokens == 2
+        chunks = deltas(script.ask(**off, stream=True))
+        assert "".join(chunk.get("content", "") for chunk in chunks) == "12"
+        assert not any("reasoning_content" in chunk for chunk in chunks)
+    short = script.ask(thinking=False, max_tokens=1)
+    assert (short.choices[0].message.content, short.choices[0].finish_reason) == ("1", "length")
     thought = script.ask(thinking={"type": "enabled"}).choices[0].message
     assert thought.reasoning_content == "go é;"
+
+
+def test_a_model_that_is_not_to_think_gets_its_prompt_alone(model):
+    """With decode.thinking=False it is one that does not know how, as a base model."""
+    shown = {}
+    for thinks in (True, False):
+        opened = open_model(script_config(model, decode__thinking=thinks))
+        for wanted in (True, False):
+            decode = replace(opened.cfg.decode, thinking=wanted)
+            [request] = requests_of(opened, ChatRequest((Message("user", "?"),), decode), 1)
+            text = "".join(opened.tokenizer.decode_pieces(request.prompt))
+            shown[thinks, wanted] = text.partition("<|im_start|>assistant\n")[2]
+    opening = "<|im_start|>think"
+    closed = f"{opening}\n\n<|im_start|>answer"
+    assert shown == {
+        (True, True): opening,
+        (True, False): closed,
+        (False, True): opening,
+        (False, False): "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -292,7 +332,13 @@ def refusal(running, body, *, status=400, param=None, words="", **headers):
         ({"messages": [{"role": ["user"]}]}, "messages[0].role", "must be one of"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'tool' must be"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a string .* not null"),
-        ({"messages": [{**USER[0], "name": "me"}]}, "messages[0].name", "is unknown"),
+        ({"messages": [{**USER[0], "nam": "me"}]}, "messages[0].nam", "is unknown"),
+        (
+            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, *USER]},
+            "messages[0].audio",
+            "",
+        ),
+        ({"messages": [{"role": "system"}, *USER]}, "messages[0].content", "not null"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0]",
@@ -317,7 +363,8 @@ def refusal(running, body, *, status=400, param=None, words="", **headers):
         ({"temperature": float("nan")}, "temperature", "must be a number"),
         ({"top_p": 0}, "top_p", "above 0"),
         ({"min_p": 1}, "min_p", "below 1"),
-        ({"top_k": -1}, "top_k", "a whole number of at least 0"),
+        ({"top_k": -2}, "top_k", "a whole number of at least -1"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty", "not supported"),
         ({"n": 5}, "n", "n=5 must be at most 4"),
         ({"n": 0}, "n", "at least 1"),
         ({"n": 1.0}, "n", "a whole number"),
@@ -330,7 +377,11 @@ def refusal(running, body, *, status=400, param=None, words="", **headers):
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": 9, "max_completion_tokens": 8}, "max_tokens", "say the same"),
         ({"max_tokens": 900}, "max_tokens", r"context of 512: max_tokens=\d+ would fit"),
-        ({"max_completion_tokens": 2}, "max_completion_tokens", r"at least \d+, or thinking=false"),
+        (
+            {"max_tokens": 2, "min_thinking_tokens": 9, "thinking_token_budget": 8},
+            "min_thinking_tokens",
+            "at most thinking_token_budget=8",
+        ),
         ({"thinking_token_budget": 0}, "thinking_token_budget", "at least 1"),
         ({"thinking_token_budget": 600}, "thinking_token_budget", r"_budget=\d+ would fit"),
         (
@@ -351,6 +402,12 @@ def refusal(running, body, *, status=400, param=None, words="", **headers):
         ({"reasoning_effort": "high"}, "reasoning_effort", "thinking_token_budget says how much"),
         ({"ignore_strings": ["a"] * 6}, "ignore_strings", r"may be 5 strings of \d+ tokens"),
         ({"ignore_strings": ["a b c d " * 9]}, "ignore_strings", "may be 5 strings"),
+        (
+            {"ignore_strings": ["Wait", "So<|im_end|>"]},
+            "ignore_strings",
+            "'<|im_end|>', which is a",
+        ),
+        ({"ignore_strings": "<|im_start|>answer"}, "ignore_strings", "control token"),
         ({"ignore_ends": 2**31}, "ignore_ends", "whole number"),
     ],
 )
@@ -365,6 +422,49 @@ def test_what_asks_for_nothing_is_no_mistake(script):
     neutral = {"tools": [], "logprobs": False, "presence_penalty": 0, "user": "me", "top_k": None}
     neutral |= {"response_format": {"type": "text"}, "logit_bias": {}, "stop": None}
     assert script.ask(**neutral).choices[0].message.content == "12"
+    neutral = {"metadata": {"a": "b"}, "store": True, "prompt_cache_key": "k", "top_k": -1}
+    neutral |= {"safety_identifier": "s", "service_tier": "flex", "repetition_penalty": 1.0}
+    assert script.ask(**neutral).choices[0].message.content == "12"
+
+
+def test_a_reply_may_be_sent_back_as_it_is(script):
+    """As clients keep a conversation: the whole message, nulls and all."""
+    own = script.ask().choices[0].message.model_dump()
+    assert own["refusal"] is None and own["reasoning_content"]
+    extra = {"reasoning_details": [{"text": "a"}], "annotations": [{"url": "b"}], "audio": None}
+    user = {**USER[0], "name": "me"}
+
+    def tokens(said):
+        return script.ask(messages=[user, said, user]).usage.prompt_tokens
+
+    plain = tokens({"role": "assistant", "content": "12"})
+    assert tokens(own) == tokens(own | extra) == plain
+    assert tokens(own | {"content": None}) == tokens({"role": "assistant", "content": ""}) < plain
+
+
+@pytest.mark.parametrize("name", ["script", "endless"])
+def test_a_probe_of_few_tokens_is_answered(name, request):
+    """Too few to close the thinking: it ends there, as any answer that is cut."""
+    running = request.getfixturevalue(name)
+    own = running.model.delimiters
+    closing = max(map(len, (own.close, own.force, own.force_newline)))
+    whole = running.ask(max_tokens=100)
+    for most in (1, 2, 5, 6, 7, closing, closing + 1):
+        reply = running.ask(max_tokens=most)
+        choice, usage = reply.choices[0], reply.usage
+        thought = usage.completion_tokens_details.reasoning_tokens
+        assert 1 <= thought <= usage.completion_tokens <= most
+        assert whole.choices[0].message.reasoning_content.startswith(
+            choice.message.reasoning_content
+        )
+        ended = name == "script" and most >= whole.usage.completion_tokens
+        assert choice.finish_reason == ("stop" if ended else "length")
+        assert thought == (min(most, 6) if name == "script" else most)
+        assert choice.message.content == ("12" if ended else choice.message.content)
+        chunks = list(running.ask(max_tokens=most, stream=True))
+        assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+    assert running.ask(max_tokens=2, min_thinking_tokens=9).usage.completion_tokens == 2
+    assert running.ask(max_tokens=2, thinking_token_budget=1).usage.completion_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -449,6 +549,79 @@ def test_what_no_server_can_do(model, monkeypatch):
     tries = {"decode__rejection_tries": 2, "decode__temperature": 1.0}
     with pytest.raises(UserError, match=r"decode\.rejection_tries=2"):
         serve.opened(script_config(model, **tries))
+    several = {"decode__samples": 4, "decode__temperature": 1.0}
+    with pytest.raises(UserError, match=r"decode\.samples=4: a server has 1 only; a request says"):
+        serve.opened(script_config(model, **several))
+    with pytest.raises(UserError, match=r"every request would be refused: serve\.max_request_tok"):
+        serve.opened(script_config(model, serve__max_request_tokens=3), jax.devices()[:1])
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_what_would(model, monkeypatch, capsys):
+    """Before any weights are read; checked against the arrays that the engine makes."""
+    cfg = script_config(model, decode__batch_size=6)
+    opened, engine = serve.opened(cfg, jax.devices()[:1])
+    said = capsys.readouterr().err
+    context = opened.source.cfg.max_positions
+
+    def ring(rows):
+        columns = bucket(context + 8)
+        cache = empty_cache(opened.source.cfg, rows, columns, "float32")
+        return sum(x.nbytes for x in jax.tree.leaves(cache)) - 4  # without the column itself
+
+    weights = sum(x.nbytes for x in jax.tree.leaves(engine.params))
+    assert f"up to {format_bytes(ring(6))} on each device, for 6 rows of the whole" in said
+    monkeypatch.setattr(Engine, "__init__", None)
+
+    def opens(limit, **fields):
+        wants = script_config(model, decode__batch_size=6, **fields)
+        with pytest.raises((UserError, TypeError)) as raised:
+            serve.opened(wants, jax.devices()[:1], lambda device: {"bytes_limit": limit})
+        return str(raised.value)
+
+    assert "NoneType" in opens(weights + 2 * ring(6))  # it fits, and the engine is made
+    for rows in (5, 1):
+        words = opens(weights + 2 * ring(rows + 1) - 1)
+        assert words.startswith("decode.batch_size=6: the cache of 6 rows of the whole context")
+        assert words.endswith(f"that there are: decode.batch_size={rows} would fit")
+    assert opens(weights + 2 * ring(1) - 1).endswith("mesh.tensor would hold more")
+    strictly = opens(weights + 2 * ring(8) - 1, decode__strict=True)
+    assert "8 rows of" in strictly
+    assert strictly.endswith("decode.strict=False and decode.batch_size=7 would fit")
+
+
+def test_parts_of_a_cache_on_a_mesh_are_counted(model):
+    """Rows over fsdp, kv heads over tensor: what lies on a device is what it must have."""
+    cfg = open_model(script_config(model)).source.cfg
+    mesh = make_mesh(replace(script_config(model).mesh, fsdp=4, tensor=2), jax.devices()[:8])
+    whole = make_mesh(script_config(model).mesh, jax.devices()[:1])
+
+    def counted(mesh, rows):
+        return memory.cache_bytes(cfg, mesh, rows, 256, "bfloat16")
+
+    kv = 2 * cfg.layers * 8 * cfg.kv_heads * 256 * cfg.head_dim * 2
+    assert counted(whole, 8) == kv + 2 * 8 * 256 * 4
+    assert counted(mesh, 8) == kv // 8 + 2 * 2 * 256 * 4
+    parts, alone = (memory.parameter_bytes(cfg, m, "bfloat16") for m in (mesh, whole))
+    assert alone / 2 <= parts < alone  # norms lie whole on each
+
+
+def test_a_warm_server_compiles_nothing_more(tmp_path, caplog, capsys):
+    path = write_script(tmp_path, max_position_embeddings=160)
+    names = r"Compiling jit\((decode|admit|prefill|resize|halt)\)"
+
+    def compiled(**fields):
+        with serving(script_config(path, serve__port=0, **fields)) as running:
+            caplog.clear()
+            jax.config.update("jax_log_compiles", True)  # in all threads, the engine's too
+            for text in ("What?", "What is " * 9, "What is " * 20):
+                assert running.ask(text, n=2).choices[0].message.content == "12"
+                running.ask(text, min_thinking_tokens=15, max_tokens=38)
+            jax.config.update("jax_log_compiles", False)
+        return re.findall(names, caplog.text)
+
+    assert not compiled(serve__warm_up=True, decode__batch_size=1)
+    assert re.search(r"warm up: 7/7 sizes", capsys.readouterr().err)
+    assert compiled(decode__batch_size=3)  # the control: no other test has as many rows
 
 
 def test_a_body_is_limited_in_size_and_time(dice, monkeypatch):
@@ -468,13 +641,138 @@ def test_a_body_is_limited_in_size_and_time(dice, monkeypatch):
 def test_a_full_queue_says_when_to_come_again(endless):
     slow = [endless.ask(stream=True) for _ in range(3)]
     sent, error = refusal(
-        endless, {"model": NAME, "messages": USER}, status=429, words="3 requests wait or run"
+        endless, {"model": NAME, "messages": USER}, status=429, words="^3 samples wait or run"
     )
     assert int(sent["Retry-After"]) >= 1 and error["type"] == "rate_limit_error"
     for stream in slow:
         stream.close()
     endless.wait_until_idle()
     assert endless.ask(thinking_token_budget=3).choices[0].message.content == "Final Answer:98"
+
+
+def test_samples_are_counted_and_not_requests(endless):
+    one = endless.ask(stream=True)
+    two = {"model": NAME, "messages": USER, "thinking_token_budget": 3, "n": 2}
+    assert endless.post(two)[0] == 200
+    words = "^1 samples wait or run already, and there is room for 2 more; come again"
+    refusal(endless, two | {"n": 3}, status=429, words=words)
+    refusal(endless, two | {"n": 4}, param="n", words="n=4 must be at most 3")  # it never would fit
+    one.close()
+    endless.wait_until_idle()
+    assert endless.post(two | {"n": 3})[0] == 200
+
+
+def test_who_is_slow_to_ask_holds_no_place(endless):
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Length: 99\r\n\r\n{"
+    slow = [endless.connect() for _ in range(9)]
+    for client in slow:
+        client.sendall(head)
+    time.sleep(0.2)  # until they are all read as far as they go
+    for _ in range(3):
+        assert endless.ask(thinking_token_budget=3).choices[0].message.content
+    for client in slow:
+        client.close()
+
+
+def test_all_samples_of_a_request_have_one_limit(model):
+    with serving(script_config(model, serve__port=0, serve__max_request_tokens=80)) as running:
+        for n in (1, 2):
+            reply = running.ask(n=n, min_thinking_tokens=15)
+            assert n * 15 < reply.usage.completion_tokens <= 80
+        body = {"model": NAME, "messages": USER}
+        words = "max_tokens=41: .* leaves 40 tokens to each of 2 samples: max_tokens=40 would fit"
+        refusal(running, body | {"n": 2, "max_tokens": 41}, param="max_tokens", words=words)
+        assert running.ask(n=2, max_tokens=40).usage.completion_tokens <= 80
+        words = r"leaves 10 tokens to each of 8 samples, which needs at least \d+: n=\d would fit"
+        _, error = refusal(running, body | {"n": 8}, param="n", words=words)
+        assert running.post(body | {"n": int(error["message"].split("n=")[-1][0])})[0] == 200
+        words = r"thinking_token_budget=79 leaves nothing to the answer"
+        wants = {"thinking_token_budget": 79}
+        _, error = refusal(running, body | wants, param="thinking_token_budget", words=words)
+        assert error["code"] == "invalid_value"
+
+
+class Idle(Engine):
+    """It runs nothing: its worker is asked what it would hand over."""
+
+    def __init__(self):
+        pass
+
+    def run(self, *_, **__):
+        return iter(())
+
+
+def nothing(*_):
+    pass
+
+
+def asking(worker, name, count=1):
+    worker.ask([Request(f"{name}{n}", (1,), Rules(1, 1)) for n in range(count)], nothing)
+
+
+LOOP = asyncio.new_event_loop()  # in which nothing runs
+
+
+def ids(some):
+    return [request.id for request in some]
+
+
+def test_rows_go_to_one_sample_of_each_request_in_turn():
+    worker = Worker(Idle(), [], LOOP, nothing)
+    for name, count in {"a": 3, "b": 1, "c": 2}.items():
+        asking(worker, name, count)
+    assert worker.samples == 6
+    assert ids(worker.coming(9)) == ["a0", "b0", "c0", "a1", "c1", "a2"]
+    assert ids(worker.take(2, False)) == ["a0", "b0"]
+    asking(worker, "d")
+    assert ids(worker.coming(3)) == ["c0", "a1", "d0"]
+    worker.give_up(["a1", "c0", "c1", "b0"])
+    assert worker.given_up() == {"b0"}  # it alone was handed over
+    assert ids(worker.take(9, False)) == ["a2", "d0"]
+    assert ids(worker.take(9, False)) == ids(worker.coming(9)) == []
+
+
+@given(st.lists(st.integers(1, 5), max_size=6), st.lists(st.integers(0, 4), max_size=30))
+def test_what_is_coming_is_what_is_taken(counts, frees):
+    worker = Worker(Idle(), [], LOOP, nothing)
+    for n, count in enumerate(counts):
+        asking(worker, f"{n}/", count)
+    taken = []
+    for free in frees:
+        wanted = ids(worker.coming(free))
+        assert wanted == ids(worker.take(free, False))
+        taken += wanted
+    # Nobody has two samples more than another one who still waits.
+    for at in range(len(taken)):
+        so_far = [sum(i.startswith(f"{n}/") for i in taken[: at + 1]) for n in range(len(counts))]
+        waits = [had for had, count in zip(so_far, counts, strict=True) if had < count]
+        assert not waits or max(so_far) <= min(waits) + 1
+
+
+def test_a_short_request_is_not_kept_by_long_ones(tmp_path):
+    path = write_script(tmp_path, ENDLESS)
+    fields = {"decode__batch_size": 2, "serve__max_queue": 97, "decode__max_thinking_tokens": 12}
+    ended = []
+    with serving(script_config(path, serve__port=0, **fields)) as running:
+
+        def asks(name, n):
+            running.ask(name, n=n)
+            ended.append((name, running.server._worker.samples))
+
+        long = [threading.Thread(target=asks, args=(f"long {n}", 16)) for n in range(6)]
+        for thread in long:
+            thread.start()
+        end = time.monotonic() + 60
+        while running.server._numbers < 6 and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        asks("short", 1)
+        for thread in long:
+            thread.join(60)
+    assert [name for name, _ in ended].index("short") == 0
+    assert ended[0][1] > 48  # of 97, when the short one had its answer
+    assert len(ended) == 7
 
 
 # --- Whom it outlives ---
@@ -580,8 +878,6 @@ def test_64_clients_get_what_they_would_get_alone(alone):
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch):
-    import asyncio
-
     monkeypatch.setattr(server_module, "WRITE_S", 0.05)
     cut = []
 
@@ -687,6 +983,20 @@ def test_an_address_that_is_taken_is_said(model, script):
         pass
 
 
+def test_the_benchmark_says_why_its_server_did_not_start(tmp_path):
+    path = Path(__file__).parent.parent / "benchmarks" / "serve.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_serve", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # its dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(benchmark)
+    finally:
+        del sys.modules[spec.name]
+    args = argparse.Namespace(rows=-1, thinking=8, answer=4)
+    with pytest.raises(RuntimeError, match=r"did not start; it said\n.*\n.*batch_size=-1 must be"):
+        benchmark.start(tmp_path, args)
+
+
 # --- Budgets ---
 
 
@@ -713,6 +1023,7 @@ def asked(max_tokens=None, own=(), **decode):
         (asked(max_thinking_tokens=10, min_thinking_tokens=30), 12, (10, 10, 40)),
         (asked(thinking=False, max_tokens=7), 12, (0, 0, 7)),
         (asked(thinking=False), 1000, (0, 0, 24)),
+        (asked(max_tokens=14), 12, (1, 0, 2)),
     ],
 )
 def test_what_a_request_may_write(request_, prompt, expected):
@@ -723,6 +1034,23 @@ def test_what_a_request_may_write(request_, prompt, expected):
     assert limits.written_tokens + closing == (request_.max_tokens or 1024 - prompt)
 
 
+@pytest.mark.parametrize(
+    ("request_", "prompt", "share", "expected"),
+    [
+        (asked(), 12, 112, Limits(75, 0, 40, 100)),
+        (asked(), 12, 5000, limits_of(asked(), 12, 1024, 12)),
+        (asked(max_tokens=62), 12, 62, limits_of(asked(max_tokens=62), 12, 1024, 12)),
+        (asked(max_tokens=13), 12, None, Limits(13, 0, 13, 13, no_answer=True)),
+        (asked(max_tokens=1), 12, 3, Limits(1, 0, 1, 1, no_answer=True)),
+        (asked(max_tokens=13, max_thinking_tokens=4), 12, None, Limits(4, 0, 13, 13, True)),
+        (asked(max_tokens=13), 1010, None, Limits(2, 0, 2, 2, True)),  # the context is near
+        (asked(max_tokens=5, thinking=False), 12, 9, Limits(0, 0, 5, 5)),
+    ],
+)
+def test_a_share_and_no_room_for_an_answer(request_, prompt, share, expected):
+    assert limits_of(request_, prompt, 1024, 12, share) == expected
+
+
 @given(st.integers(1, 200), st.integers(0, 200), st.integers(1, 200), st.integers(0, 9))
 def test_budgets_always_leave_an_answer(max_tokens, prompt, thinking, least):
     for own in ([], ["thinking_token_budget"], ["min_thinking_tokens"]):
@@ -731,6 +1059,11 @@ def test_budgets_always_leave_an_answer(max_tokens, prompt, thinking, least):
             limits = limits_of(asked(max_tokens, own, **decode), prompt, 256, 5)
         except Refused as refused:
             assert refused.status == 400
+            continue
+        assert prompt + 5 + limits.written_tokens <= 256
+        if max_tokens < 7:
+            assert limits.no_answer and 1 <= limits.thinking_tokens <= limits.written_tokens
+            assert limits.min_thinking_tokens <= limits.thinking_tokens <= max_tokens
             continue
         assert 1 <= limits.thinking_tokens < limits.written_tokens
         assert limits.min_thinking_tokens <= limits.thinking_tokens

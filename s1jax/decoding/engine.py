@@ -6,10 +6,10 @@ programs depend on the sizes of these things alone, never on a budget, a count o
 """
 
 import contextlib
-from collections import Counter, deque
+import itertools
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,14 @@ import numpy as np
 from jaxtyping import Bool, DTypeLike
 
 from s1jax.decoding import budget
-from s1jax.decoding.branches import budget_row, can_fork, fork
-from s1jax.decoding.budget import DONE, Rules
+from s1jax.decoding.branches import can_fork, fork
+from s1jax.decoding.budget import DONE, Rules, Written
 from s1jax.decoding.cache import LEAST_BLOCK, Block, bucket, lift, prefill, resize
-from s1jax.decoding.live import Source, halt
-from s1jax.decoding.places import Item, Row, first_token
+from s1jax.decoding.live import Source, block_sizes, halt, ring_sizes
+from s1jax.decoding.places import Item, Row, empty_state, new_rows, row_of
 from s1jax.decoding.record import Branch, History, Output, Request, output_of, rules_of
-from s1jax.decoding.sampling import settings_of
-from s1jax.decoding.step import Rows, State, Static, admit, axes_of, decode
-from s1jax.mesh import DECODING, ArraySpec, exact_products, sharding, use_rules, ways
-from s1jax.models.cache import empty_cache
+from s1jax.decoding.step import State, Static, admit, decode
+from s1jax.mesh import DECODING, exact_products, use_rules, ways
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import Params
 
@@ -70,8 +68,7 @@ class Engine:
         self.line_ends[: len(line_ends)] = line_ends
         with jax.set_mesh(mesh), use_rules(DECODING):
             self.ways = ways("batch")
-        rows = STRICT_ROWS if strict else rows
-        self.rows = -(-rows // self.ways) * self.ways  # each shard of the batch has as many
+        self.rows = rows_of(rows, self.ways, strict)
         self.counts = Counts()
 
     @contextlib.contextmanager
@@ -99,6 +96,18 @@ class Engine:
         """
         return _Run(self, requests, then, watch, source, reserve).outputs()
 
+    def warm_up(self, columns: int, reserve: Sequence[Rules]) -> Iterator[tuple[int, int]]:
+        """Compiles all that a run with such rules needs for rows of up to so many columns.
+
+        Says after each size how many are done, and of how many.
+        """
+        return _Run(self, (), None, None, None, reserve).warm_up(columns)
+
+
+def rows_of(rows: int, ways: int, strict: bool) -> int:
+    """How many rows a batch has, so that each of its shards on a mesh has as many."""
+    return -(-(STRICT_ROWS if strict else rows) // ways) * ways
+
 
 class _Run:
     """One run of an engine: the queue, the rows and the arrays."""
@@ -117,8 +126,7 @@ class _Run:
         self.rows: list[Row | None] = [None] * engine.rows
         self.shape = budget.sizes([*reserve, *(item.request.rules for item in self.queue)])
         self.column = 0  # the same as in the cache
-        self.prompts = Counter(item.request.prompt for item in self.queue)
-        self.blocks: dict[budget.Ids, Block] = {}  # of prompts that further samples wait for
+        self.blocks: dict[budget.Ids, Block] = {}  # of prompts that the next items have
         self.state: State | None = None
 
     def outputs(self) -> Iterator[Output]:
@@ -138,10 +146,12 @@ class _Run:
         if self.source is None:
             return bool(self.queue) or any(self.rows)
         self._give_up(self.source.given_up())
-        idle = not (self.queue or any(self.rows))
+        idle = not (self.queue or any(self.rows) or self.source.coming(1))
         if idle:
-            self.state = None  # an idle run holds no cache, and counts its columns from 0 again
-        more = self.source.take(idle)
+            # An idle run holds no cache, and counts its columns from 0 again.
+            self.state, self.blocks = None, {}
+        free = self.rows.count(None) - len(self.queue)
+        more = self.source.take(max(free, 0), idle)
         self._add(more or [])
         return not idle or more is not None
 
@@ -149,16 +159,12 @@ class _Run:
         sizes = budget.sizes([request.rules for request in more])
         assert all(a <= b for a, b in zip(sizes, self.shape, strict=True)), sizes
         self.queue.extend(Item(request) for request in more)
-        self.prompts.update(request.prompt for request in more)
 
     def _give_up(self, ids: Collection[str]) -> None:
         """Takes these requests out of the queue and of their rows."""
         if not ids:
             return
-        gone = [item for item in self.queue if item.request.id in ids]
         self.queue = deque(item for item in self.queue if item.request.id not in ids)
-        self.prompts -= Counter(item.request.prompt for item in gone if item.block is None)
-        self.blocks = {prompt: its for prompt, its in self.blocks.items() if prompt in self.prompts}
         rows = np.array([row is not None and row.request.id in ids for row in self.rows])
         if rows.any():
             assert self.state is not None
@@ -179,22 +185,37 @@ class _Run:
         for index, item in forked:
             self._admit([(index, item, 0)], item.block, item.behind)
         fresh = [(index, item) for index, item in places if item.block is None]
+        ahead = self._ahead()
+        here = {item.request.prompt for _, item in fresh}
+        self.blocks = {p: its for p, its in self.blocks.items() if p in ahead or p in here}
         while fresh:
-            group, fresh = self._next_group(fresh)
-            self._prefill(group)
+            group, fresh = self._next_group(fresh, ahead)
+            self._prefill(group, ahead)
+
+    def _ahead(self) -> set[budget.Ids]:
+        """Prompts of the next items, as many as there are rows: the blocks of no others are kept.
+
+        A block is as large as its prompt's part of the cache, and a queue may hold any number.
+        """
+        rows = self.engine.rows
+        unread = (item.request for item in self.queue if item.block is None)
+        following = list(itertools.islice(unread, rows))
+        if self.source is not None:
+            following += self.source.coming(rows - len(following))
+        return {request.prompt for request in following}
 
     def _next_group(
-        self, waiting: list[tuple[int, Item]]
+        self, waiting: list[tuple[int, Item]], ahead: Collection[budget.Ids]
     ) -> tuple[list[tuple[int, Item]], list[tuple[int, Item]]]:
         """Those that are prefilled together, and the rest.
 
-        A prompt for which more samples wait is read alone, and kept; strictly, every prompt is.
+        A prompt that comes again soon is read alone, and kept; strictly, every prompt is.
         """
-        here = Counter(item.request.prompt for _, item in waiting)
-        alone = [p for p in here if p in self.blocks or self.prompts[p] > here[p]]
-        others = [p for p in here if p not in alone]
-        size = 1 if self.engine.static.strict else self._prefill_rows(len(others))
-        chosen = {alone[0]} if alone else set(others[:size])
+        here = list(dict.fromkeys(item.request.prompt for _, item in waiting))
+        # Blocks that are there come first: some will not be needed any more.
+        alone = [p for p in here if p in self.blocks] or [p for p in here if p in ahead]
+        size = 1 if self.engine.static.strict else self._prefill_rows(len(here))
+        chosen = {alone[0]} if alone else set(here[:size])
         return (
             [place for place in waiting if place[1].request.prompt in chosen],
             [place for place in waiting if place[1].request.prompt not in chosen],
@@ -206,21 +227,15 @@ class _Run:
         few = engine.static.strict or prompts * 2 <= engine.rows
         return engine.ways if few else engine.rows
 
-    def _prefill(self, group: list[tuple[int, Item]]) -> None:
+    def _prefill(self, group: list[tuple[int, Item]], ahead: Collection[budget.Ids]) -> None:
         """Begins rows with prompts; equal prompts share what is computed."""
         prompts = list(dict.fromkeys(item.request.prompt for _, item in group))
-        block = self.blocks.get(prompts[0])
+        block = self.blocks.pop(prompts[0], None)
         if block is None:
             block = self._read(prompts)
         self._admit([(i, it, prompts.index(it.request.prompt)) for i, it in group], block, 0)
-        for _, item in group:
-            self.prompts[item.request.prompt] -= 1
-            if not self.prompts[item.request.prompt]:
-                del self.prompts[item.request.prompt]
-        if prompts[0] in self.prompts and block is not None:
+        if prompts[0] in ahead and block is not None:
             self.blocks[prompts[0]] = block
-        else:
-            self.blocks.pop(prompts[0], None)
 
     def _read(self, prompts: Sequence[budget.Ids]) -> Block | None:
         """The block of prompts but for their last tokens, which the first step reads."""
@@ -249,37 +264,12 @@ class _Run:
         source = np.full(self.engine.rows, -1, np.int32)
         for index, item, row_of_block in places:
             source[index] = row_of_block
-            self.rows[index] = self._row(item)
+            self.rows[index] = row_of(item, self.column)
         fresh = np.zeros(self.engine.rows, np.bool_)
         fresh[[index for index, *_ in places]] = True
-        new = self._new_rows({index: item for index, item, _ in places})
+        items = {index: item for index, item, _ in places}
+        new = new_rows(items, self.engine.rows, self.shape)
         self.state = admit(self.state, new, fresh, block, source, np.int32(behind))
-
-    def _row(self, item: Item) -> Row:
-        request, kept = item.request, item.at.kept if item.at else 0
-        return Row(
-            request,
-            rules_of(request, item.branch),
-            item.branch,
-            first_column=self.column - kept - len(request.prompt) + 1,
-            start_column=self.column - kept,
-            parts=[item.history] if item.history is not None else [],
-        )
-
-    def _new_rows(self, items: dict[int, Item]) -> Rows:
-        """The arrays of rows that begin; those of others are filled with anything."""
-        anything = next(iter(items.values()))
-        chosen = [items.get(index, anything) for index in range(self.engine.rows)]
-        rules = [rules_of(item.request, item.branch) for item in chosen]
-        plan = budget.plan_of(rules, self.shape)
-        state = _start(plan)
-        for index, item in enumerate(chosen):
-            for name, value in budget_row(item.at).items() if item.at else ():
-                getattr(state, name)[index] = value
-        token, position, drawn = np.array([first_token(item) for item in chosen], np.int32).T
-        seed: Any = np.array([item.request.seed for item in chosen], np.uint32)
-        settings = settings_of([(it.request.thinking, it.request.answer) for it in chosen])
-        return Rows(token, position, drawn, seed, plan, settings, state)
 
     # --- The ring ---
 
@@ -304,23 +294,9 @@ class _Run:
         self.engine.counts.columns = size
 
     def _empty(self, columns: int) -> State:
-        """Rows that are all done, and nothing in the cache."""
-        engine = self.engine
-        idle = Item(Request("", (0,), Rules(1, 1)))
-        rows = self._new_rows({0: idle})
-        rows.budget.phase[:] = DONE
-        static = engine.static
-        empty = jax.eval_shape(lambda: empty_cache(static.cfg, engine.rows, columns, static.dtype))
-        state = State(empty, rows)
-
-        def place(x: Any, axes: tuple[str, ...]) -> jax.Array:
-            layout = sharding("state", ArraySpec(x.shape, axes), engine.mesh)
-            if isinstance(x, np.ndarray):
-                return jax.device_put(x, layout)
-            return jnp.zeros(x.shape, x.dtype, device=layout)
-
         self.column = 0
-        return jax.tree.map(place, state, axes_of(state))
+        engine = self.engine
+        return empty_state(engine.static, engine.mesh, engine.rows, self.shape, columns)
 
     # --- Rows run ---
 
@@ -328,10 +304,8 @@ class _Run:
         """Runs all rows for a segment, and takes out those that are done."""
         engine = self.engine
         self._fit(0)
+        written = self._run_steps()
         assert self.state is not None
-        self.state, written = decode(
-            engine.static, engine.params, self.state, engine.line_ends, engine.segment_steps
-        )
         after = self.state.rows.budget
         written, phase, forced, finish = jax.device_get(
             (written, after.phase, after.forced, after.finish)
@@ -357,6 +331,14 @@ class _Run:
                 outputs += self._finish(index, row, bool(forced[index]), int(finish[index]))
         return outputs
 
+    def _run_steps(self) -> Written:
+        engine = self.engine
+        assert self.state is not None
+        self.state, written = decode(
+            engine.static, engine.params, self.state, engine.line_ends, engine.segment_steps
+        )
+        return written
+
     def _finish(self, index: int, row: Row, forced: bool, finish: int) -> list[Output]:
         """The sample of a row that is done, and those of its branches that never part from it."""
         history = History.join(row.parts)
@@ -378,7 +360,6 @@ class _Run:
                 block = self._lift(index, row)
             behind = self.column - (row.start_column + at.kept)
             waiting.append(Item(row.request, branch, at, history.upto(at.kept), block, behind))
-        self.prompts[row.request.prompt] += sum(item.block is None for item in waiting)
         self.queue.extendleft(reversed(waiting))  # before anything else: they hold memory
         return outputs
 
@@ -387,10 +368,33 @@ class _Run:
         columns = min(bucket(self.column - row.first_column), self.engine.counts.columns)
         return lift(self.state.cache, np.int32(index), columns)
 
+    # --- Before anybody asks ---
 
-_start_arrays = jax.jit(budget.start)
+    def warm_up(self, most: int) -> Iterator[tuple[int, int]]:
+        """See Engine.warm_up. Each program runs once, in an empty cache of each size."""
+        engine, nobody = self.engine, np.zeros(self.engine.rows, np.bool_)
+        rings, blocks = ring_sizes(most, engine.segment_steps), block_sizes(most)
+        total = len(rings) + len(blocks)
 
+        def begin(prompt: budget.Ids, block: Block | None) -> None:
+            self._admit([(0, Item(Request("", prompt, Rules(1, 1))), 0)], block, 0)
 
-def _start(plan: budget.Plan) -> Any:
-    """The rows before their first token, as numpy arrays that can be written to."""
-    return jax.tree.map(np.array, _start_arrays(plan))
+        for done, ring in enumerate(rings, 1):
+            with engine.at_work():
+                self.state = self._empty(ring)
+                begin((0,), None)
+                self._run_steps()
+                self.state = halt(self.state, nobody)
+                for other in rings:
+                    if other > ring or other * 2 <= ring:
+                        resize(self.state.cache, other)
+            yield done, total
+        for done, size in enumerate(blocks, len(rings) + 1):
+            prompt = (0,) * (size + 1)
+            with engine.at_work():
+                for count in {self._prefill_rows(n): n for n in (1, engine.rows)}.values():
+                    block = self._read([prompt] * count)
+                    for ring in (ring for ring in rings if ring >= size):
+                        self.state = self._empty(ring)
+                        begin(prompt, block)
+            yield done, total

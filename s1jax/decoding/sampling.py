@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt32
 class Sampling:
     """How one phase of a row is sampled. Filters apply in this order, as in transformers."""
 
-    temperature: float = 0.0  # 0: the likeliest id
+    temperature: float = 0.0  # 0, or too small for a normal float32: the likeliest id
     top_k: int = 0  # the likeliest k; 0: all
     top_p: float = 1.0  # the fewest of the likeliest that have this much of the probability
     min_p: float = 0.0  # those at least so likely, compared with the likeliest
@@ -58,10 +58,14 @@ def sample(
 ) -> Int[Array, " B"]:
     """One id a row. What has a logit of -inf is never chosen while anything else is there."""
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    random = settings.temperature > 0
+    # Smaller ones are 0 on some devices and not on others.
+    random = settings.temperature >= jnp.finfo(jnp.float32).tiny
 
     def draw() -> Array:
-        scaled = logits / jnp.where(random, settings.temperature, 1)[:, None]
+        # The largest becomes 0: however small the temperature is, it stays what it is.
+        most = logits.max(-1, keepdims=True)
+        below = logits - jnp.where(jnp.isfinite(most), most, 0)
+        scaled = below / jnp.where(random, settings.temperature, 1)[:, None]
         filtered = (settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0)
         least = jax.lax.cond(
             (filtered & random).any(),
@@ -92,6 +96,7 @@ def _least(scaled: Float[Array, "B V"], settings: Settings) -> Float[Array, " B"
     before = jnp.cumsum(chances, axis=-1) - chances
     # Sums round to 1 before the last ids; where nothing is asked, nothing may be lost.
     within = (before < settings.top_p[:, None]) | (settings.top_p >= 1)[:, None]
+    within = within.at[:, 0].set(True)  # the likeliest, though top_p were 0 as a float32
     stays = within & (ordered >= of_top_k)
     of_top_p = jnp.where(stays, ordered, jnp.inf).min(-1)
     of_min_p = ordered[:, 0] + jnp.log(settings.min_p)

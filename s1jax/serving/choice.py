@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from s1jax.chat import Chat, ChatTokenizer
+from s1jax.chat import Chat
 from s1jax.decoding.budget import CLOSED, INSERTED, THOUGHT
 from s1jax.decoding.record import History, Output, Request
 from s1jax.serving.objects import Delta
 from s1jax.stream import Piece, Pieces
+from s1jax.tokenizer import ChatTokenizer
 
 # A sample is told as it is: its thinking with the strings that were written in place of ends, and
 # as its content all that follows the marker between the two, `decode.force_string` of a spent
@@ -19,14 +20,19 @@ class Choice:
 
     What may be the beginning of a stop string is held back until it is none. Tokens are counted up
     to the one that completes the stop string, so that the count does not depend on when the host
-    looked.
+    looked. `most` tokens at the most are told, what closes the thinking among them.
     """
 
     def __init__(
-        self, tokenizer: ChatTokenizer, chat: Chat, request: Request, stop: Sequence[str] = ()
+        self,
+        tokenizer: ChatTokenizer,
+        chat: Chat,
+        request: Request,
+        stop: Sequence[str] = (),
+        most: int | None = None,
     ):
         self._pieces = Pieces(tokenizer, request.rules)
-        self._marker, self._stop = chat.answer.strip("\n"), stop
+        self._marker, self._stop, self._most = chat.answer.strip("\n"), stop, most
         self._closing = ""  # what closes the thinking
         self._held = ""  # of the content: it may begin a stop string
         self._has_reasoning = self._has_content = False
@@ -44,13 +50,15 @@ class Choice:
             return Delta()
         delta = self._tell(self._pieces.rest(), last=True)
         if self.finish is None:
-            self.finish = output.finish
+            # What is rejected has spent all that it may write, and has no answer.
+            self.finish = "length" if output.finish == "rejected" else output.finish
         return delta
 
     def _tell(self, pieces: Sequence[Piece], last: bool = False) -> Delta:
-        reasoning, content = "", ""
+        reasoning, content, cut = "", "", False
         for kind, text in pieces:
-            if self.finish is not None:
+            cut = self.completion_tokens == self._most
+            if cut or self.finish is not None:
                 break
             self.completion_tokens += 1
             if kind in (THOUGHT, INSERTED):
@@ -62,9 +70,10 @@ class Choice:
                 self._closing += text
             else:
                 content += self._certain(self._opening() + text)
-        if last and self.finish is None:
+        if (last or cut) and self.finish is None:
             content += self._certain(self._opening())
             content, self._held = content + self._held, ""
+            self.finish = self.finish or ("length" if cut else None)
         self.reasoning_content += reasoning
         self.content += content
         return Delta(reasoning, content)

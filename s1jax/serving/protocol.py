@@ -21,7 +21,7 @@ MAX_MESSAGES = 1024
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
 MAX_COUNT = 2**31 - 1
 
-# Fields that are obeyed; `user` says whose request it is, which decides about nothing.
+# Fields that are obeyed.
 _OBEYED = (
     "model",
     "messages",
@@ -30,7 +30,6 @@ _OBEYED = (
     "stop",
     "stream",
     "stream_options",
-    "user",
     "max_tokens",
     "max_completion_tokens",
     "temperature",
@@ -44,7 +43,16 @@ _OBEYED = (
     "ignore_ends",
     "ignore_strings",
 )
-# Fields of OpenAI's that are not, and the values with which they ask for nothing.
+# Fields that say what, whose or where a request is, which changes nothing of its answer.
+_LABELS = (
+    "metadata",
+    "prompt_cache_key",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+)
+# Other fields of OpenAI's and vLLM's, and the values with which they ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "frequency_penalty": (0,),
@@ -52,20 +60,25 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
-    "metadata": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "presence_penalty": (0,),
+    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
 }
-# Of a message: what a reply of ours has besides, which a client may send back.
-_DROPPED = ("reasoning_content", "reasoning", "refusal")
+# Of a message: who said it, and what a reply has besides its text, which a client may send back.
+_DROPPED = (
+    "annotations",
+    "name",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "refusal",
+)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -204,7 +217,7 @@ class _Fields:
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if name in _OBEYED or value in _NEUTRAL.get(name, ()):
+        if name in (*_OBEYED, *_LABELS) or value in _NEUTRAL.get(name, ()):
             continue
         if name in _NEUTRAL:
             what = f"{name} is not supported here; leave it out"
@@ -239,7 +252,10 @@ def _messages(value: Any) -> tuple[Message, ...]:
             known = key in ("role", "content", *_DROPPED)
             if not known and extra is not None and extra != []:
                 raise _unknown(f"{name}.{key}", [f"{name}.role", f"{name}.content"])
-        messages.append(Message(ROLES[role], _content(item.get("content"), f"{name}.content")))
+        content = item.get("content")
+        if content is None and role == "assistant":  # a turn that was cut before its answer
+            content = ""
+        messages.append(Message(ROLES[role], _content(content, f"{name}.content")))
     if messages[-1].role != "user":
         raise wrong(f"the last of messages must be the user's, not the {messages[-1].role}'s")
     return tuple(messages)
@@ -293,10 +309,11 @@ def _decode(given: _Fields, decode: Decode) -> Decode:
     """The config's decoding with what a body sets; sampling is that of thinking and answer."""
     temperature = given.number("temperature", 0, 2, "a number from 0 to 2")
     smallest = math.ulp(0.0)
+    top_k = given.whole("top_k", -1)
     sampling = {
         "temperature": temperature,
         "top_p": given.number("top_p", smallest, 1, "a number above 0, at most 1"),
-        "top_k": given.whole("top_k", 0),
+        "top_k": 0 if top_k == -1 else top_k,  # vLLM's way of saying all
         "min_p": given.number("min_p", 0, 1 - 2**-30, "a number of at least 0, below 1"),
     }
     changes: dict[str, Any] = {}

@@ -210,26 +210,35 @@ class Server:
     # --- Chat completions ---
 
     async def _chat(self, request: Any) -> Any:
-        if self._stopping.is_set():
-            raise Refused(503, "this server is about to stop")
-        if len(self._active) >= self._serve.max_queue:
-            what = f"{self._serve.max_queue} requests wait or run already; come again"
-            raise Refused(429, what, code="queue_full")
-        task = asyncio.current_task()
-        assert task is not None
-        self._active.add(task)
-        try:
-            return await self._answer(request)
-        finally:
-            self._active.discard(task)
-
-    async def _answer(self, request: Any) -> Any:
+        self._check_room(1)  # before a body is read for nothing
         body = await _read(request, self._serve.max_body_bytes)
         self._numbers += 1
         # Tokenizers take their time on a long text, and others' streams are to go on.
         asked, requests = await asyncio.to_thread(self._understand, body, self._numbers)
+        # Who is slow to say what he wants has had no place in the queue until here.
+        self._check_room(len(requests))
+        task = asyncio.current_task()
+        assert task is not None
+        self._active.add(task)
+        try:
+            return await self._answer(request, asked, requests)
+        finally:
+            self._active.discard(task)
+
+    def _check_room(self, samples: int) -> None:
+        """Raises Refused if so many more cannot be taken now."""
+        if self._stopping.is_set():
+            raise Refused(503, "this server is about to stop")
+        held, most = self._worker.samples, self._serve.max_queue
+        if held + samples > most:
+            left = f", and there is room for {most - held} more" if held < most else ""
+            what = f"{held} samples wait or run already{left}; come again"
+            raise Refused(429, what, code="queue_full")
+
+    async def _answer(self, request: Any, asked: ChatRequest, requests: Sequence[Request]) -> Any:
         model = self._model
-        choices = [Choice(model.tokenizer, model.chat, r, asked.stop) for r in requests]
+        told = (asked.stop, asked.max_tokens)
+        choices = [Choice(model.tokenizer, model.chat, r, *told) for r in requests]
         running = Running(requests, choices)
         reply = Reply(f"chatcmpl-{secrets.token_hex(12)}", self._name)
         count: Count = request["count"]
@@ -245,14 +254,15 @@ class Server:
         finally:
             self._worker.give_up([r.id for r in requests])
             count.usage = running.usage
-        told = [
+        whole = [
             (c.reasoning_content if asked.decode.thinking else None, c.content, str(c.finish))
             for c in choices
         ]
-        return _json(reply.completion(told, running.usage))
+        return _json(reply.completion(whole, running.usage))
 
     def _understand(self, body: bytes, number: int) -> tuple[ChatRequest, list[Request]]:
-        asked = parse(body, self._name, self._model.cfg.decode, self._serve.max_samples)
+        most = min(self._serve.max_samples, self._serve.max_queue)
+        asked = parse(body, self._name, self._model.cfg.decode, most)
         return asked, requests_of(self._model, asked, number)
 
     async def _grows(self, running: Running) -> AsyncIterator[tuple[int, Delta, str | None]]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from s1jax.decoding.budget import Rules
@@ -23,7 +25,8 @@ class Worker:
     """Answers requests as they come, many at a time, until it is closed.
 
     It is the source of the engine's run: what is asked for is taken up at the next segment, and
-    what is given up leaves its row there.
+    what is given up leaves its row there. Rows go to one sample of each request in turn, so that
+    one with many samples does not keep those that come after it from their first.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Worker:
         """`failed` is called in the loop when the engine fails; nothing is answered after it."""
         self._engine, self._reserve, self._loop, self._failed = engine, reserve, loop, failed
         self._changed = threading.Condition()  # guards all that follows
-        self._waiting: list[Request] = []
+        self._waiting: deque[deque[Request]] = deque()  # the samples of each, the next one first
         self._given_up: set[str] = set()
         self._listeners: dict[str, Listener] = {}
         self._closed = False
@@ -53,7 +56,7 @@ class Worker:
         with self._changed:
             if self._closed:
                 raise Stopped
-            self._waiting += requests
+            self._waiting.append(deque(requests))
             self._listeners |= dict.fromkeys((request.id for request in requests), listener)
             self._changed.notify()
 
@@ -61,9 +64,17 @@ class Worker:
         """Tells nothing more of these samples, and frees the rows of those that have one."""
         with self._changed:
             alive = [i for i in ids if self._listeners.pop(i, None) is not None]
-            waiting = {request.id for request in self._waiting}
-            self._waiting = [request for request in self._waiting if request.id not in ids]
+            waiting = {request.id for group in self._waiting for request in group}
+            if not waiting.isdisjoint(ids):
+                left = (deque(r for r in group if r.id not in ids) for group in self._waiting)
+                self._waiting = deque(group for group in left if group)
             self._given_up |= {i for i in alive if i not in waiting}
+
+    @property
+    def samples(self) -> int:
+        """How many wait or run."""
+        with self._changed:
+            return len(self._listeners)
 
     async def close(self, timeout_s: float) -> None:
         """Takes no more requests, gives up those that there are, and waits for the thread."""
@@ -76,15 +87,31 @@ class Worker:
 
     # --- In the thread ---
 
-    def take(self, idle: bool) -> Sequence[Request] | None:
+    def take(self, free: int, idle: bool) -> Sequence[Request] | None:
         """See decoding.live.Source."""
         with self._changed:
             while idle and not self._waiting and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return None
-            taken, self._waiting = self._waiting, []
+            taken = self._in_turn(free)
+            for request in taken:
+                group = self._waiting.popleft()
+                assert group.popleft() is request
+                if group:
+                    self._waiting.append(group)
             return taken
+
+    def coming(self, count: int) -> Sequence[Request]:
+        """See decoding.live.Source."""
+        with self._changed:
+            return self._in_turn(count)
+
+    def _in_turn(self, count: int) -> list[Request]:
+        """The next so many: the first of each group, then the second of each, and so on."""
+        turns = itertools.zip_longest(*self._waiting)
+        everyone = (request for turn in turns for request in turn if request is not None)
+        return list(itertools.islice(everyone, count))
 
     def given_up(self) -> Collection[str]:
         """See decoding.live.Source."""
@@ -115,7 +142,7 @@ class Worker:
         with self._changed:
             self._closed = True
             left, self._listeners = self._listeners, {}
-            self._waiting = []
+            self._waiting.clear()
         self._call(self._failed, error)
         for name, listener in left.items():
             self._call(listener, name, error)
