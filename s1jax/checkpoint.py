@@ -60,6 +60,8 @@ MAY_CHANGE = {  # fields of a checkpoint's meta that another run may have otherw
     "config.pool.*": "read before training: what came of it is in `data_digest`",
     "config.distill.*": "as config.pool",
     "config.curate.*": "as config.pool",
+    "config.evaluate.*": "read after training",
+    "config.serve.*": "as config.evaluate",
     "config.train.tensorboard": "what is shown",
     "config.train.max_bad_steps": "when a run gives up",
     "config.train.remat": "what the backward pass recomputes, to the same values",
