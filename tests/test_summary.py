@@ -1,7 +1,6 @@
 """What follows from scores: each figure against the same computed plainly, from a made-up sweep."""
 
 import json
-import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -597,17 +596,15 @@ def test_changes_are_of_first_samples():
 # --- Size ---
 
 
-def test_a_large_sweep_takes_seconds():
-    """Ten runs of GSM8K with 10,000 resamples: about 2 s of one core."""
+def test_a_large_sweep_has_the_intervals_of_theory():
+    """Ten runs of GSM8K with 10,000 resamples, whose tables would not fit the memory whole."""
     rng = np.random.default_rng(0)
     runs = [budget(500 * 2**n) for n in range(6)] + [ignoring(n) for n in (1, 2, 4, 6)]
     scores = []
     for number, run in enumerate(runs):
         outcomes = "".join(rng.choice(["0", "1"], size=1319))
         scores += answered(run.name, outcomes, thinking_tokens=500 * (number + 1))
-    start = time.process_time()
     found = summary(scores, runs, resamples=10_000)
-    assert time.process_time() - start < 30
     width = found.runs[0].accuracy.high - found.runs[0].accuracy.low
     p = found.runs[0].accuracy.value / 100
     assert width == pytest.approx(2 * 196 * (p * (1 - p) / 1319) ** 0.5, rel=0.05)
