@@ -194,6 +194,7 @@ def test_samples_of_one_prompt_share_what_was_read():
     assert len({output.tokens for output in found}) > 1
 
 
+@pytest.mark.slow
 def test_the_ring_wraps_around_and_changes_its_size():
     its = engine(2, segment_steps=8)
     long = Rules(270, 8, close=(7,), force=(7,), force_newline=(6, 7))
@@ -739,6 +740,7 @@ def test_no_program_is_compiled_again_but_for_another_size(caplog):
     assert compiled(queue(6, 190))["decode"] >= 1
 
 
+@pytest.mark.slow
 def test_a_warm_engine_compiles_nothing_more(caplog):
     """Prompts and answers of all lengths up to the context, alone and many at once."""
     its = engine(3, segment_steps=10)  # no other test has these two

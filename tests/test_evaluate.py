@@ -374,7 +374,9 @@ def test_a_judge_that_fails_costs_no_report(model, questions, tmp_path):
     assert results(workdir)["disagreements"] is None
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_goes_on(model, questions, tmp_path, kind):
     fields = {
         "evaluate__tasks": ("own",),

@@ -233,6 +233,7 @@ def test_thinking_is_what_asking_gives(script, tasks):
     assert texts[0] == f"{START}\ngo é;Wait34Wait34{CLOSE}12"
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_task_and_writes_its_results(script, tasks, tmp_path, capsys):
     argv = [
         "harness",
@@ -271,6 +272,7 @@ def test_answers_come_out_of_lm_evals_cache(script, tasks, tmp_path, monkeypatch
         evaluated("s1jax", tasks, arguments, ["answered"], gen_kwargs={"max_gen_toks": 9})
 
 
+@pytest.mark.slow
 def test_repeats_are_samples_of_their_own_beside_lm_evals_cache(
     model, tasks, tmp_path, monkeypatch
 ):
@@ -329,6 +331,7 @@ def documented(text):
     return shlex.split(line)[3:]
 
 
+@pytest.mark.slow
 def test_the_command_of_the_documents_runs(script, tasks, tmp_path, capfd):
     """On a task that is here, and another model than the one it names."""
     words = documented(harness.__doc__)

@@ -605,6 +605,7 @@ def test_parts_of_a_cache_on_a_mesh_are_counted(model):
     assert alone / 2 <= parts < alone  # norms lie whole on each
 
 
+@pytest.mark.slow
 def test_a_warm_server_compiles_nothing_more(tmp_path, caplog, capsys):
     path = write_script(tmp_path, max_position_embeddings=160)
     names = r"Compiling jit\((decode|admit|prefill|resize|halt)\)"
