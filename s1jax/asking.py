@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from s1jax.chat import CHATS, Chat, ChatTokenizer
+from s1jax.chat import Chat, ChatTokenizer, chat_of
 from s1jax.config import Config, Decode
 from s1jax.decoding.budget import CLOSED
 from s1jax.decoding.controls import sample_within_budget
@@ -111,7 +111,7 @@ def open_model(cfg: Config) -> Model:
             f"{source.directory}: the tokenizer writes ids up to {tokenizer.vocab_size - 1}, the"
             f" embedding has {source.cfg.vocab_size} rows"
         )
-    chat = CHATS[cfg.model.chat]
+    chat = chat_of(cfg.model.chat)
     return Model(cfg, source, tokenizer, chat, delimiters(tokenizer, chat, cfg.decode))
 
 

@@ -4,6 +4,7 @@ Control tokens are written by the template and the delimiters alone. Questions, 
 are encoded by a tokenizer that knows no control token, so that `<|im_end|>` inside a question is
 ten ordinary characters. What lies between two control tokens is encoded as one text, so that the
 ids are those of the whole chat string (byte pairs merge across the borders of its pieces).
+Of `TEXT` an example is a document for continued pre-training: its text as it is, and an end.
 Reference: `data/tokenization.py`, and the collator of `train/sft.py` for what is trained.
 """
 
@@ -17,6 +18,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from s1jax import config
 from s1jax.tokenizer import (
     ChatTokenizer,
     around,
@@ -45,8 +47,13 @@ class Chat:
         """The control tokens that the delimiters need."""
         return set(re.findall(r"<\S+?>", self.thinking + self.answer + self.end))
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is written around an answer, which is a whole text and all there is."""
+        return not self.answer
 
-CHATS = {
+
+CHATS = {  # in which a model is trained and asked
     chat.name: chat
     for chat in (
         Chat("s1", "<|im_start|>think\n", "\n<|im_start|>answer\n", "<|im_end|>\n", "Answer: "),
@@ -70,6 +77,21 @@ CHATS = {
         ),
     )
 }
+TEXT = Chat(config.TEXT, "", "", "")  # in which a model is only trained
+
+
+def chat_of(name: str) -> Chat:
+    """The chat of a name that `model.chat` may have, `TEXT` included."""
+    return TEXT if name == TEXT.name else CHATS[name]
+
+
+def check_asks(chat: Chat) -> None:
+    """Raises UserError for `TEXT`, in which there is no question and nothing to answer."""
+    if chat.plain:
+        raise UserError(
+            f'model.chat="{chat.name}" is for training alone, on texts that are no questions; set'
+            f" it to one of {', '.join(CHATS)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,11 @@ def render_all(
 def chat_text(
     tokenizer: ChatTokenizer, chat: Chat, example: Example, steps: Sequence[str] | None = None
 ) -> str:
-    """The example as one string, s1's `text` column; `steps` as in `render_all()`."""
+    """The example as one string, s1's `text` column; `steps` as in `render_all()`.
+
+    Raises UserError for `TEXT`, and if the tokenizer cannot write it.
+    """
+    check_asks(chat)
     check_tokenizer(tokenizer, chat)
     names = {i: name for name, i in tokenizer.controls.items()}
     pieces = (piece for half in _halves(tokenizer, chat, example, steps) for _, piece in half)
@@ -161,7 +187,12 @@ def _ids(tokenizer: ChatTokenizer, pieces: Iterable[Piece]) -> list[int]:
 def check_tokenizer(tokenizer: ChatTokenizer, chat: Chat) -> None:
     """Raises UserError unless our ids of plain text are those of the tokenizer itself."""
     needed = set(chat.controls)
-    if not tokenizer.hf.chat_template:
+    if chat.plain and tokenizer.hf.eos_token_id is None:
+        raise UserError(
+            f"{tokenizer.path}: names no eos_token, with which every text ends in"
+            f' model.chat="{chat.name}": set it in tokenizer_config.json'
+        )
+    if not (chat.plain or tokenizer.hf.chat_template):
         needed |= {"<|im_start|>", "<|im_end|>"}
     if missing := sorted(needed - set(tokenizer.controls)):
         fits = [c.name for c in CHATS.values() if c.controls <= set(tokenizer.controls)]
@@ -172,7 +203,7 @@ def check_tokenizer(tokenizer: ChatTokenizer, chat: Chat) -> None:
         )
     names = {i: name for name, i in tokenizer.controls.items()}
     for half in _halves(tokenizer, chat, _PROBE):
-        ours = _encode(tokenizer, [list(_runs(half))])[0].tokens.tolist()
+        ours = _ids(tokenizer, half)
         whole = "".join(names[piece] if isinstance(piece, int) else piece for _, piece in half)
         theirs = tokenizer.hf.backend_tokenizer.encode(whole, add_special_tokens=False).ids
         if ours != theirs:
@@ -206,6 +237,9 @@ def _halves(
     tokenizer: ChatTokenizer, chat: Chat, example: Example, steps: Sequence[str] | None = None
 ) -> tuple[list[Piece], list[Piece]]:
     """The pieces of the prompt, and those of the completion."""
+    if chat.plain:
+        end = tokenizer.hf.eos_token_id
+        return _before_text(tokenizer), [(ANSWER, example.answer), (END, end)]
 
     def written(part: int, text: str) -> list[Piece]:
         return [(part, piece) for piece in split_controls(tokenizer, text)]
@@ -222,6 +256,13 @@ def _halves(
         *written(END, chat.end),
     ]
     return _prompt(tokenizer, example.question), completion
+
+
+def _before_text(tokenizer: ChatTokenizer) -> list[Piece]:
+    """What the tokenizer itself begins a text with: of Llama 3's bos, of Qwen's nothing."""
+    bos = tokenizer.hf.bos_token_id
+    begins = tokenizer.hf.backend_tokenizer.encode("").ids[:1] == [bos]
+    return [(PROMPT, bos)] if begins else []
 
 
 @lru_cache(maxsize=64)

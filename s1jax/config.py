@@ -29,6 +29,7 @@ PARAM_DTYPES = ("float32",)  # an update of 1e-5 is lost on a bfloat16 parameter
 PARITIES = ("none", "evaluator", "readme")
 PROMPT_CLASSES = ("long", "short")
 REMAT = ("none", "dots", "full")
+TEXT = "text"  # in place of one of CHATS: each row is a text, of which every token is trained
 TRACES = ("auto", "gemini", "deepseek")
 WEIGHTINGS = ("example", "token")
 WHOLE_SWEEP = ("batch_size", "segment_steps", "order", "strict")  # no run has its own
@@ -40,7 +41,7 @@ class Model:
 
     path: str = ""  # a Hugging Face directory, a hub id, or "mini" (the embedded model)
     revision: str | None = None  # of a hub id: the commit to pin
-    chat: str = "s1"  # delimiters and template, a name in s1jax.chat.CHATS
+    chat: str = "s1"  # delimiters and template, a name in s1jax.chat.CHATS; or "text": neither
     attention: str = "xla"
     param_dtype: str = "float32"
     compute_dtype: str = "bfloat16"
@@ -230,7 +231,7 @@ def check(cfg: Config) -> list[str]:
         require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
 
     choice("model.attention", cfg.model.attention, ATTENTION)
-    choice("model.chat", cfg.model.chat, CHATS)
+    choice("model.chat", cfg.model.chat, (*CHATS, TEXT))
     choice("model.param_dtype", cfg.model.param_dtype, PARAM_DTYPES)
     choice("model.compute_dtype", cfg.model.compute_dtype, DTYPES)
     choice("export.dtype", cfg.export.dtype, DTYPES)
@@ -280,7 +281,12 @@ def check(cfg: Config) -> list[str]:
         require(0 <= share <= 1, f"{path}={share} must be between 0 and 1")
 
     require(
-        (cfg.data.control == "steps") == (cfg.model.chat == "steps"),
+        cfg.model.chat != TEXT or cfg.data.control == "none",
+        f'data.control="{cfg.data.control}" needs questions, and the rows of model.chat="{TEXT}"'
+        " have none: set it to none",
+    )
+    require(
+        cfg.model.chat == TEXT or (cfg.data.control == "steps") == (cfg.model.chat == "steps"),
         f'data.control="{cfg.data.control}" and model.chat="{cfg.model.chat}": steps are asked for'
         " and written, or neither; set both to steps, or none of them",
     )

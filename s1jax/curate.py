@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from s1jax import cli, sifting
-from s1jax.chat import CHATS, ChatTokenizer, chat_text
+from s1jax.chat import CHATS, ChatTokenizer, chat_of, chat_text
 from s1jax.config import Config, to_json
 from s1jax.curation import (
     DECISIONS,
@@ -133,7 +133,7 @@ def _rows(
 
     With `curate.control` question and text ask for so much thinking; the id stays.
     """
-    chat = CHATS["steps" if cfg.curate.control == "steps" else cfg.model.chat]
+    chat = chat_of("steps" if cfg.curate.control == "steps" else cfg.model.chat)
     if chat.name == "steps" and cfg.curate.control != "steps":
         chat = CHATS["s1"]  # of a config whose training divides these into steps (data.control)
     for pick in picks:

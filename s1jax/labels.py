@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from s1jax import cli, mini
-from s1jax.chat import CHATS, END, PARTS, PROMPT
+from s1jax.chat import END, PARTS, PROMPT, chat_of
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, Tokenized, check_labels, label_stats, tokenize
 from s1jax.terminal import CYAN, DIM, GREEN, MAGENTA, add_color, harmless, has_colours, painted
@@ -31,16 +31,15 @@ def main(argv: Sequence[str]) -> int:
     colour = has_colours(values.color)
 
     cfg = mini.resolve(cfg, mini.cache_directory())
-    examples = load_examples(cfg.data)
+    chat = chat_of(cfg.model.chat)
+    examples = load_examples(cfg.data, texts=chat.plain)
     tokenizer = ChatTokenizer.load(tokenizer_directory(cfg.model.path, cfg.model.revision))
-    tokenized = tokenize(
-        examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length, cfg.data.control
-    )
+    tokenized = tokenize(examples, tokenizer, chat, cfg.data.row_length, cfg.data.control)
     for example in tokenized[: values.n]:
         print(show(example, tokenizer, colour), end="\n\n")
     stats = label_stats(tokenized)
     print(describe(stats, cfg.data.row_length))
-    check_labels(stats, cfg.data.max_truncated_share)
+    check_labels(stats, cfg.data.max_truncated_share, texts=chat.plain)
     print("training would start with these labels")
     return cli.DONE
 

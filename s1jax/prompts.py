@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from s1jax.chat import (
     Chat,
     Message,
+    check_asks,
     check_tokenizer,
     conversation_ids,
     opened_by_template,
@@ -79,10 +80,11 @@ def chat_ids(
     The model's earlier turns are what it answered, without their thinking. A system message takes
     the place of the template's own. `closed` is for a model that would begin to think by itself:
     where there is to be no thinking, an empty one is written. Raises UserError also where the
-    template refuses the roles.
+    template refuses the roles, and for a chat without questions.
     """
     *earlier, question = messages
     assert question.role == "user"
+    check_asks(chat)
     check_tokenizer(tokenizer, chat)
     if not question.text.strip():
         raise UserError("the question is empty")
@@ -148,8 +150,9 @@ def delimiters(tokenizer: ChatTokenizer, chat: Chat, decode: Decode) -> Delimite
 
     With `decode.parity="readme"` nothing closes the thinking, as in the code of s1's README; its
     evaluator does not count an answer that the model began by itself as an end of counted steps.
-    Raises UserError if the tokenizer cannot write one of them.
+    Raises UserError for a chat without questions, and if the tokenizer cannot write one of them.
     """
+    check_asks(chat)
     check_tokenizer(tokenizer, chat)
     family = f'model.chat="{chat.name}"'
     answer = chat.answer.lstrip("\n")

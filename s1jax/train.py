@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from s1jax import cli, mini
 from s1jax.card import model_card
-from s1jax.chat import CHATS, ChatTokenizer
+from s1jax.chat import ChatTokenizer, chat_of
 from s1jax.checkpoint import Checkpoints, check_same, save_assets
 from s1jax.config import Config, check_batch, to_json
 from s1jax.data.batches import Arrays, Batches
@@ -164,12 +164,11 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
         )
     abstract = abstract_state(cfg, source.cfg, mesh)
 
-    examples = load_examples(files.data)
-    tokenized = tokenize(
-        examples, tokenizer, CHATS[cfg.model.chat], cfg.data.row_length, cfg.data.control
-    )
+    chat = chat_of(cfg.model.chat)
+    examples = load_examples(files.data, texts=chat.plain)
+    tokenized = tokenize(examples, tokenizer, chat, cfg.data.row_length, cfg.data.control)
     labels = label_stats(tokenized)
-    check_labels(labels, cfg.data.max_truncated_share)
+    check_labels(labels, cfg.data.max_truncated_share, texts=chat.plain)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     batches = Batches(tokenized, cfg, shards, mesh.shape["context"])
     meta = {

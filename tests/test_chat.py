@@ -27,14 +27,19 @@ from s1jax.chat import (
     CHATS,
     END,
     PROMPT,
+    TEXT,
     THINKING,
     Message,
+    chat_of,
+    chat_text,
     conversation_ids,
     render,
     render_all,
     template_ids,
     written_ids,
 )
+from s1jax.config import Decode
+from s1jax.prompts import chat_ids, delimiters
 from s1jax.tokenizer import CHATML, ChatTokenizer
 from s1jax.types import Example, UserError
 
@@ -101,6 +106,9 @@ def collator_mask(ids, instruction, response):
 
 def test_the_chats_are_those_of_the_config():
     assert tuple(CHATS) == config.CHATS
+    assert [chat_of(name) for name in config.CHATS] == list(CHATS.values())
+    assert chat_of(config.TEXT) is TEXT
+    assert [chat for chat in (*CHATS.values(), TEXT) if chat.plain] == [TEXT]
 
 
 def test_s1_rows_have_the_ids_and_the_mask_of_the_reference(qwen, oracle, s1_rows):
@@ -456,6 +464,114 @@ def test_templates_that_cannot_write_a_conversation(tmp_path, template, words):
     assert template_ids(tokenizer, "What?")
     with pytest.raises(UserError, match=words):
         conversation_ids(tokenizer, conversation("What?", "12", "Why?", system="Be brief."))
+
+
+# --- Plain text ---
+
+
+def with_fields(path, **fields):
+    """The tokenizer's directory with these fields of its tokenizer_config.json."""
+    file = path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory):
+    path = write_tokenizer(tmp_path_factory.mktemp("ending"), template=None)
+    return ChatTokenizer.load(with_fields(path, eos_token="<|endoftext|>"))
+
+
+def begins_with_bos(path):
+    """Llama 3's: its post-processor writes bos before a text."""
+    from tokenizers import Tokenizer, processors
+
+    write_tokenizer(path, LLAMA3, None, LLAMA_SPLIT, ignore_merges=True)
+    tokenizer, bos = Tokenizer.from_file(str(path / "tokenizer.json")), LLAMA3[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    tokenizer.save(str(path / "tokenizer.json"))
+    return ChatTokenizer.load(with_fields(path, eos_token="<|end_of_text|>"))
+
+
+def document(text):
+    return Example("document", "", "", text)
+
+
+DOCUMENTS = ["  1 + 1 = 2\n\n3 + 4 = 7\n", "\n", " é 漢 😀", "So 12\n34. Wait, no.", "Answer: 2"]
+
+
+@pytest.mark.parametrize("family", ["qwen", "ending", "llama3"])
+def test_a_text_is_transformers_own_ids_and_an_end(family, request, tmp_path):
+    from transformers import AutoTokenizer
+
+    begins = family == "llama3"
+    tokenizer = begins_with_bos(tmp_path) if begins else request.getfixturevalue(family)
+    oracle = AutoTokenizer.from_pretrained(tokenizer.path)
+    stripped_differs = 0
+    for text, rendered in zip(
+        DOCUMENTS, render_all(tokenizer, TEXT, [document(t) for t in DOCUMENTS]), strict=True
+    ):
+        ids = [*oracle(text).input_ids, oracle.eos_token_id]
+        assert rendered.tokens.tolist() == ids
+        assert (rendered.tokens.dtype, rendered.parts.dtype) == (np.int32, np.uint8)
+        assert rendered.parts[begins:].tolist() == [ANSWER] * (len(ids) - begins - 1) + [END]
+        assert rendered.parts[:begins].tolist() == [PROMPT] * begins
+        stripped_differs += [*oracle(text.strip()).input_ids, oracle.eos_token_id] != ids
+    assert stripped_differs == 3  # the control
+
+
+@pytest.mark.parametrize("family", ["qwen", "ending"])
+def test_control_tokens_in_a_text_are_text(family, request):
+    tokenizer = request.getfixturevalue(family)
+    text = "<|im_start|>user\n2?<|im_end|>\n<|endoftext|>"
+    rendered = render(tokenizer, TEXT, document(text))
+    controls = list(tokenizer.controls.values())
+    assert np.flatnonzero(np.isin(rendered.tokens, controls)).tolist() == [len(rendered.tokens) - 1]
+    assert "".join(tokenizer.decode_pieces(rendered.tokens[:-1])) == text
+    assert np.isin(tokenizer.hf(text).input_ids, controls).sum() == 3  # the control: it does inject
+
+
+def test_no_template_is_asked_for_a_text(tmp_path):
+    path = write_tokenizer(tmp_path, template="{{ raise_exception('never') }}")
+    tokenizer = ChatTokenizer.load(with_fields(path, eos_token="<|endoftext|>"))
+    assert render(tokenizer, TEXT, document("1 + 1")).parts[-1] == END
+    with pytest.raises(UserError, match="template fails: never"):
+        render(tokenizer, CHATS["s1"], EXAMPLE)
+
+
+def test_a_text_needs_a_token_that_ends_it(qwen3, ending):
+    with pytest.raises(UserError, match=r'names no eos_token, .* model.chat="text": set it in'):
+        render(qwen3, TEXT, document("1 + 1"))
+    assert len(render(ending, TEXT, document("1")).tokens) == 2
+
+
+def test_nobody_is_asked_in_plain_text(ending):
+    message = [Message("user", "What is 1 + 1?")]
+    asking = {
+        "delimiters": lambda chat: delimiters(ending, chat, Decode()),
+        "chat_ids": lambda chat: chat_ids(ending, chat, message, Decode()),
+        "chat_text": lambda chat: chat_text(ending, chat, EXAMPLE),
+    }
+    for ask in asking.values():
+        with pytest.raises(
+            UserError, match=r"are no questions; set it to one of s1, llama3, think, r1, steps"
+        ):
+            ask(TEXT)
+        assert ask(CHATS["s1"])  # the control
+
+
+def test_texts_with_a_control_of_the_thinking_are_refused():
+    def resolved(**fields):
+        values = config.default()
+        values.update_from_flattened_dict({"model.chat": "text"} | fields)
+        return config.resolve(values)
+
+    assert resolved().model.chat == config.TEXT
+    for control in ("tokens", "steps"):
+        with pytest.raises(UserError, match=f'1 problem\n.*"{control}" needs questions, .* none'):
+            resolved(**{"data.control": control})
 
 
 def test_models_that_cannot_keep_text_and_control_apart_are_refused(tmp_path):

@@ -139,7 +139,7 @@ def test_every_problem_is_reported_at_once():
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("model.chat", "qwen", "the choices are s1, llama3, think, r1, steps"),
+        ("model.chat", "qwen", "the choices are s1, llama3, think, r1, steps, text"),
         ("model.param_dtype", "bfloat16", 'did you mean "float32"?'),
         ("model.compute_dtype", "bfloat", 'did you mean "bfloat16"?'),
         ("train.remat", "Full", 'did you mean "full"?'),

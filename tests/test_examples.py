@@ -130,6 +130,44 @@ def test_a_bad_row_is_named(tmp_path, name):
     assert "\n" not in message
 
 
+TEXTS = [{"id": 7, "text": " 1 + 1 = 2\n"}, {"text": "2 + 2 = 4", "question": "not read"}]
+
+
+def test_texts_are_answers_to_nothing(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", TEXTS)
+    named = hashlib.sha256(b"2 + 2 = 4").hexdigest()[:16]
+    want = [Example("7", "", "", " 1 + 1 = 2\n"), Example(named, "", "", "2 + 2 = 4")]
+    assert load_examples(Data(path=path), texts=True) == want
+    # The controls: a text is no question, and a question is no text.
+    assert "line 1: has no columns of thinking and answer" in refusal(path)
+    plain = jsonl(tmp_path / "y.jsonl", PLAIN)
+    with pytest.raises(UserError, match="line 1: has no column text"):
+        load_examples(Data(path=plain), texts=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"txt": "a"}, 'line 2: has no column text: did you mean "txt"?'),
+        ({"text": " \n"}, "line 2: text is empty"),
+        ({"text": None}, "line 2: text must be a string, not null"),
+        ({"text": ["a"]}, "line 2: text must be a string, not list"),
+        ({"text": "\ud800"}, "line 2: text holds half of a surrogate pair"),
+        (["a"], "line 2: must be an object with a text, not list"),
+        ({"text": "a", "id": 1.5}, "line 2: id must be a string or a whole number, not float"),
+        ({"text": "a", "id": ""}, "line 2: id is empty; without one the text's hash is taken"),
+        ({"text": "a"}, "(the same text: give each an id)"),
+    ],
+)
+def test_a_bad_text_is_named(tmp_path, row, words):
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "a"}, row])
+    with pytest.raises(UserError) as error:
+        load_examples(Data(path=path), texts=True)
+    assert words in str(error.value)
+    good = jsonl(tmp_path / "good.jsonl", [{"text": "a"}, {"text": "b"}])
+    assert len(load_examples(Data(path=good), texts=True)) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

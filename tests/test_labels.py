@@ -12,8 +12,9 @@ import pytest
 from fakes_chat import QWEN, S1_ROWS, write_tokenizer
 
 from s1jax import labels as verb
-from s1jax.chat import ANSWER, CHATS, END, PROMPT, THINKING, ChatTokenizer, render
-from s1jax.config import Data
+from s1jax.chat import ANSWER, CHATS, END, PROMPT, TEXT, THINKING, ChatTokenizer, render
+from s1jax.config import Config, Data
+from s1jax.data.batches import Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import Tokenized, check_labels, digest, label_stats, tokenize
 from s1jax.types import Example, UserError
@@ -137,6 +138,74 @@ def test_the_digest_knows_ids_tokens_and_parts(whole):
     assert digest([a, b]) != digest([c, d])
 
 
+# --- Plain text ---
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory):
+    """A tokenizer that says what ends a text."""
+    path = write_tokenizer(tmp_path_factory.mktemp("ending"))
+    file = path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
+    return ChatTokenizer.load(path)
+
+
+@pytest.fixture(scope="module")
+def texts(ending):
+    """Seven documents of very different lengths."""
+    documents = [Example(f"t{n}", "", "", f"{n} + {n} = {2 * n}\n" * n) for n in range(1, 8)]
+    return tokenize(documents, ending, TEXT, 4096)
+
+
+def test_texts_are_trained_whole_but_for_their_first_tokens(texts):
+    stats = label_stats(texts)
+    assert stats.trained_tokens == sum(stats.lengths) - len(texts)
+    assert stats.part_tokens[PROMPT] == stats.part_tokens[THINKING] == 0
+    assert stats.part_tokens[END] == len(texts)
+    check_labels(stats, 0, texts=True)
+    # The control: where there should be a thinking, there is none.
+    assert "7 of 7 examples (100.0%: t7, t6, t5, ...) have no thinking" in refusal(texts)
+
+
+def test_texts_cut_off_are_refused_above_the_share(ending, texts):
+    [cut] = tokenize([Example("t7", "", "", "7 + 7 = 14\n" * 7)], ending, TEXT, 30)
+    stats = label_stats([*texts[:6], cut])
+    check_labels(stats, 0.15, texts=True)
+    with pytest.raises(
+        UserError, match=r"not those of whole texts\n.*: t7\) has the end of the text"
+    ):
+        check_labels(stats, 0.14, texts=True)
+
+
+@pytest.mark.parametrize("weighting", ["example", "token"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_every_token_of_a_text_has_weight_but_the_first(texts, pack, weighting):
+    cfg = Config(data=Data(batch_size=7, row_length=256, pack=pack))
+    cfg = replace(cfg, train=replace(cfg.train, weighting=weighting))
+    batches = Batches(texts, cfg, 1)
+    arrays = batches.arrays(0)
+    rows = batches.layout(0)
+    assert (len(rows) < len(texts)) == pack
+    seen = np.zeros_like(arrays.weights[0])
+    for r, row in enumerate(rows):
+        start = 0
+        for i in row:
+            n = len(texts[i].tokens)
+            np.testing.assert_array_equal(arrays.tokens[0, r, start : start + n], texts[i].tokens)
+            predicts = slice(start, start + n - 1)  # the last predicts no other text's first
+            np.testing.assert_array_equal(arrays.targets[0, r, predicts], texts[i].tokens[1:])
+            total = sum(len(t.tokens) - 1 for t in texts)
+            each = 1 / total if weighting == "token" else 1 / (n - 1) / len(texts)
+            seen[r, predicts] = each
+            start += n
+    np.testing.assert_allclose(arrays.weights[0], seen, rtol=1e-6)
+    assert arrays.weights.sum() == pytest.approx(1, abs=1e-6)
+    # The control: what a chat trains of the same text has another weight.
+    parts = [np.where(np.arange(len(t.parts)) < 4, PROMPT, t.parts).astype(np.uint8) for t in texts]
+    chats = [replace(t, parts=p) for t, p in zip(texts, parts, strict=True)]
+    assert not np.allclose(Batches(chats, cfg, 1).arrays(0).weights[0], seen)
+
+
 def test_s1_rows_are_tokenized_fast():
     if not (QWEN.is_dir() and S1_ROWS.is_file()):
         pytest.skip("the Qwen2.5 tokenizer or the rows of s1K are not here")
@@ -209,6 +278,20 @@ def test_colours_and_the_cut_are_shown(config_file, capsys):
     assert "\033[1;35m<|im_end|>⏎\n\033[0m" in out
     assert "«" not in out
     assert re.search(r"--- cut here: \d+ of \d+ tokens are lost ---", out)
+
+
+def test_the_verb_shows_texts(config_file, capsys, ending, tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"id": "fact", "text": "1 + 1 = 2\\n"}\n')
+    flags = ("--config.model.chat=text", f"--config.data.path={tmp_path / 'texts.jsonl'}")
+    model = f"--config.model.path={ending.path}"
+    assert run(config_file, *flags, model, "--color=never") == 0
+    out = capsys.readouterr().out
+    [tokens] = re.findall(r"--- fact: prompt 0, thinking 0, answer (\d+), end 1 tokens ---", out)
+    assert "«answer»1 + 1 = 2\n«end»<|endoftext|>\n" in out
+    assert f"1 examples, {int(tokens) + 1} tokens, {tokens} trained" in out
+    assert out.rstrip().endswith("training would start with these labels")
+    with pytest.raises(UserError, match="names no eos_token"):
+        run(config_file, *flags)
 
 
 def test_data_cannot_steer_the_terminal(tokenizer):

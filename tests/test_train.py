@@ -192,6 +192,56 @@ def test_the_losses_are_what_they_were(ended):
     )
 
 
+# Plain text.
+
+
+def of_transformers(cfg, texts, batches, decay=1.0):
+    """The losses of each step, by transformers' own loss of a document and torch's AdamW."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(cfg.model.path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(cfg.model.path, dtype=torch.float32)
+    rate, total = cfg.optimizer.learning_rate, batches.total_steps
+    optimizer = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), 1e-8, 1e-4)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, 1, total)
+    told = []
+    for step in range(total):
+        ids = [
+            torch.tensor([[*tokenizer(texts[name]).input_ids, tokenizer.eos_token_id]])
+            for name in batches.ids(step)
+        ]
+        loss = sum(model(input_ids=i, labels=i).loss for i in ids) / len(ids)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        told.append(loss.item())
+    return told
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_training_on_text_is_transformers_loss_of_each_document(world, tmp_path, pack):
+    texts = {f"t{n}": f"  {n} + 30 = {n + 30}\n" * (1 + n % 5) for n in range(1, 11)}
+    rows = [json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()]
+    (tmp_path / "texts.jsonl").write_text("".join(rows))
+    cfg = world.config(
+        model__chat="text",
+        data__path=str(tmp_path / "texts.jsonl"),
+        data__pack=pack,
+        train__steps=3,
+    )
+    assert train.train(cfg, tmp_path / "run", ONE) == 0
+    ours = losses(tmp_path / "run")
+    batches = train.prepare(cfg, tmp_path / "none", ONE).batches
+    assert ours == pytest.approx(of_transformers(cfg, texts, batches), rel=1e-5)
+    stripped = {name: text.strip() for name, text in texts.items()}  # the control
+    assert ours != pytest.approx(of_transformers(cfg, stripped, batches), rel=1e-3)
+    card = (tmp_path / "run" / "hf" / "README.md").read_text()
+    assert "# model, trained on text" in card and "think" not in card
+
+
 # What it refuses.
 
 

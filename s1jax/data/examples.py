@@ -1,10 +1,10 @@
 """`load_examples()`: questions with thinking and answers, from a file, a directory or the hub.
 
-The columns of s1K, of s1K-1.1 and plain ones are known. A bad row stops everything: a message
-names its place and its column, and nothing is left out silently.
+The columns of s1K, of s1K-1.1 and plain ones are known, and of plain texts the column `text`.
+A bad row stops everything: a message names its place and its column, and nothing is left out
+silently.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from typing import Any
 
 from s1jax.config import Data
 from s1jax.sections import nearest
-from s1jax.types import Example, UserError
+from s1jax.types import Example, UserError, question_id
 
 # Where thinking and answer are, by whose they are. In this order for data.traces="auto": s1K-1.1
 # has two teachers' traces, and the s1.1 models are trained on those of DeepSeek R1.
@@ -37,27 +37,32 @@ class Unreadable:
     detail: str  # the rest of a sentence that begins with its place
 
 
-def load_examples(cfg: Data) -> list[Example]:
+def load_examples(cfg: Data, *, texts: bool = False) -> list[Example]:
     """The examples of `data.path`, at most `data.max_examples`, in the order of the source.
 
-    An id is the row's own, or the first 16 hex digits of the question's sha256 (as in s1).
+    An id is the row's own, or the first 16 hex digits of the question's sha256 (as in s1). With
+    `texts` a row is a text, which is the answer of an example with no question and no thinking.
     Raises UserError if the source cannot be read, or with the place of the first bad row.
     """
     rows = _rows(cfg)
     examples: list[Example] = []
     places: dict[str, str] = {}
     columns: tuple[str, str] | None = None
+    what = "text" if texts else "question"
     for place, row in islice(rows, cfg.max_examples):
         if isinstance(row, Unreadable):
             raise UserError(f"{place}: {row.detail}")
         if not isinstance(row, dict):
-            raise UserError(f"{place}: must be an object with a question, not {kind(row)}")
-        columns = columns or _columns(row, cfg.traces, place)
-        example = _example(row, columns, place)
+            raise UserError(f"{place}: must be an object with a {what}, not {kind(row)}")
+        if texts:
+            example = _text_example(row, place)
+        else:
+            columns = columns or _columns(row, cfg.traces, place)
+            example = _example(row, columns, place)
         if example.id in places:
             raise UserError(
                 f"{place}: id {example.id!r} is also that of {places[example.id]}"
-                + ("" if row.get("id") is not None else " (the same question: give each an id)")
+                + ("" if row.get("id") is not None else f" (the same {what}: give each an id)")
             )
         places[example.id] = place
         examples.append(example)
@@ -88,18 +93,27 @@ def _columns(row: dict[str, Any], traces: str, place: str) -> tuple[str, str]:
 
 def _example(row: dict[str, Any], columns: tuple[str, str], place: str) -> Example:
     thinking, answer = columns
-    question = _text(row, "question", place)
+    return Example(
+        id=_id(row, "question", place),
+        question=_text(row, "question", place),
+        thinking=_text(row, thinking, place),
+        answer=_text(row, answer, place),
+    )
+
+
+def _text_example(row: dict[str, Any], place: str) -> Example:
+    return Example(_id(row, "text", place), "", "", _text(row, "text", place))
+
+
+def _id(row: dict[str, Any], column: str, place: str) -> str:
+    """The row's own id, or the hash of a column."""
+    hashed = question_id(_text(row, column, place))
     given = row.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
         raise UserError(f"{place}: id must be a string or a whole number, not {kind(given)}")
     if given == "":
-        raise UserError(f"{place}: id is empty; without one the question's hash is taken")
-    return Example(
-        id=hashlib.sha256(question.encode()).hexdigest()[:16] if given is None else str(given),
-        question=question,
-        thinking=_text(row, thinking, place),
-        answer=_text(row, answer, place),
-    )
+        raise UserError(f"{place}: id is empty; without one the {column}'s hash is taken")
+    return hashed if given is None else str(given)
 
 
 def _text(row: dict[str, Any], column: str, place: str) -> str:

@@ -1,8 +1,8 @@
 """Examples as ids, and what of them is trained: `label_stats()` counts it, `check_labels()` judges.
 
-Every token after the prompt is trained, in all of an example that a row can hold: rows are cut on
-the right, as trl does it in s1. Cut answers teach a model never to stop (s1, table 8), so that
-training does not start with too many of them.
+Every token after the prompt (of a text: after its first) is trained, in all of an example that a
+row can hold: rows are cut on the right, as trl does it in s1. Cut answers teach a model never to
+stop (s1, table 8), so that training does not start with too many of them.
 """
 
 import hashlib
@@ -68,6 +68,7 @@ class LabelStats:
 
     part_tokens: tuple[int, int, int, int]  # as in chat.PARTS, after the cut
     lengths: tuple[int, ...]  # of the whole examples, ascending
+    trained_tokens: int  # with a loss, over all examples; never the first of one
     row_tokens: int  # the longest after the cut
     truncated: int  # examples that lose a token
     answers_cut: tuple[str, ...]  # truncated before the token that ends the answer
@@ -80,11 +81,6 @@ class LabelStats:
     def examples(self) -> int:
         """How many there are."""
         return len(self.lengths)
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens with a loss, over all examples."""
-        return sum(self.part_tokens) - self.part_tokens[PROMPT]
 
     @property
     def truncated_share(self) -> float:
@@ -121,6 +117,7 @@ def label_stats(tokenized: Sequence[Tokenized]) -> LabelStats:
     return LabelStats(
         part_tokens=tuple(counts.sum(axis=0).tolist()),
         lengths=tuple(np.sort(full).tolist()),
+        trained_tokens=sum(int((e.parts[1:] != PROMPT).sum()) for e in tokenized),
         row_tokens=int(counts.sum(axis=1).max()),
         truncated=int(cut.sum()),
         answers_cut=ids(cut & (counts[:, END] == 0)),
@@ -131,16 +128,20 @@ def label_stats(tokenized: Sequence[Tokenized]) -> LabelStats:
     )
 
 
-def check_labels(stats: LabelStats, max_truncated_share: float) -> None:
-    """Raises UserError, with the ids of the worst, if a part that should be trained is not."""
+def check_labels(stats: LabelStats, max_truncated_share: float, *, texts: bool = False) -> None:
+    """Raises UserError, with the ids of the worst, if a part that should be trained is not.
+
+    With `texts` the examples are those of `chat.TEXT`, which have no thinking.
+    """
     problems = []
+    whole = "text" if texts else "answer"
     if stats.prompt_only:
         problems.append(
             f"{_some(stats.prompt_only, stats)} nothing to train: the prompt alone fills a row of"
             f" data.row_length={stats.row_tokens}; make that longer, or leave them out"
         )
     for part, without in {
-        "thinking": stats.no_thinking,
+        "thinking": () if texts else stats.no_thinking,
         "answer": stats.no_answer,
         "end": stats.no_end,
     }.items():
@@ -152,13 +153,14 @@ def check_labels(stats: LabelStats, max_truncated_share: float) -> None:
     if stats.answers_cut_share > max_truncated_share:
         enough = stats.length(100 * (1 - max_truncated_share))
         problems.append(
-            f"{_some(stats.answers_cut, stats)} the end of the answer cut off by"
+            f"{_some(stats.answers_cut, stats)} the end of the {whole} cut off by"
             f" data.row_length={stats.row_tokens}, more than data.max_truncated_share="
             f"{max_truncated_share:g} allows: data.row_length={enough} is enough for that,"
             f" {stats.length(100)} for all"
         )
     if problems:
-        raise UserError("\n  ".join(["the labels are not those of s1's recipe", *problems]))
+        wanted = "those of whole texts" if texts else "those of s1's recipe"
+        raise UserError("\n  ".join([f"the labels are not {wanted}", *problems]))
 
 
 def _some(ids: tuple[str, ...], stats: LabelStats) -> str:
