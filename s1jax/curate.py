@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from s1jax import cli, sifting
-from s1jax.chat import CHATS, ChatTokenizer, chat_of, chat_text
+from s1jax.chat import CHATS, Chat, ChatTokenizer, chat_of, chat_text, check_asks
 from s1jax.config import Config, to_json
 from s1jax.curation import (
     DECISIONS,
@@ -75,6 +75,7 @@ def curate(cfg: Config, workdir: Path) -> int:
 
 
 def _curate(cfg: Config, workdir: Path) -> int:
+    check_asks(_chat(cfg))  # before anybody is asked to grade
     if not (workdir / TRACES).is_file():
         raise UserError(f"{workdir / TRACES}: there is no such file; distill into --workdir first")
     _tell_another_pool(cfg, workdir / "distill.json")
@@ -122,6 +123,14 @@ def _tell_another_pool(cfg: Config, manifest: Path) -> None:
         say(f"this is not the pool that was distilled: {'; '.join(changed)}")
 
 
+def _chat(cfg: Config) -> Chat:
+    """In which the examples' `text` is written."""
+    if cfg.curate.control == "steps":
+        return CHATS["steps"]
+    # A config whose training divides these into steps (data.control) has them whole here.
+    return CHATS["s1"] if cfg.model.chat == "steps" else chat_of(cfg.model.chat)
+
+
 def _rows(
     cfg: Config,
     picks: Sequence[Pick],
@@ -133,9 +142,7 @@ def _rows(
 
     With `curate.control` question and text ask for so much thinking; the id stays.
     """
-    chat = chat_of("steps" if cfg.curate.control == "steps" else cfg.model.chat)
-    if chat.name == "steps" and cfg.curate.control != "steps":
-        chat = CHATS["s1"]  # of a config whose training divides these into steps (data.control)
+    chat = _chat(cfg)
     for pick in picks:
         question, outline = pick.candidate.question, pick.candidate.trace
         trace = store.trace(question.id, outline.teacher, outline.sample)

@@ -833,6 +833,8 @@ def test_what_is_missing_is_one_sentence(tmp_path, tokenizer):
     assert "pool.sources is empty" in refusal(
         replace(cfg, pool=replace(cfg.pool, sources=())), workdir
     )
+    texts = replace(cfg, model=replace(cfg.model, chat="text"))  # before the store is looked at
+    assert refusal(texts, tmp_path / "new").startswith('model.chat="text" is for training alone')
 
 
 def test_whom_nobody_names_is_said_before_anybody_is_asked(tmp_path, tokenizer):
