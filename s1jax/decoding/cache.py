@@ -68,8 +68,12 @@ def place(
     source: Int[Array, " B"],
     last: Int[Array, " B"],
     ahead: Int[Array, ""],
+    row: Int[Array, ""] | None = None,
 ) -> Cache:
     """The cache with rows of a block in it: `source` says which for each row, -1 for none.
+
+    With `row` that row alone gets the block's only one. No other is touched then, where else the
+    whole cache is read and written; but rows must not be split over devices.
 
     A token whose position is above `last` stays invisible; the last `ahead` columns of the block
     are to hold no other, and lie where the next tokens will be written.
@@ -80,8 +84,12 @@ def place(
     chosen = source >= 0
 
     def put(old: Array, new: Array, axis: int) -> Array:
+        at = (slice(None),) * (axis - 1) + (columns,)
+        if row is not None:
+            one = jax.lax.dynamic_index_in_dim(old, row, axis=0, keepdims=False)
+            return jax.lax.dynamic_update_index_in_dim(old, one.at[at].set(new[0]), row, axis=0)
         taken = jnp.take(new, jnp.maximum(source, 0), axis=0)
-        at = (slice(None),) * axis + (columns,)
+        at = (slice(None), *at)
         here = chosen.reshape(-1, *[1] * (old.ndim - 1))
         return old.at[at].set(jnp.where(here, taken, old[at]))
 

@@ -21,7 +21,7 @@ from s1jax.decoding.branches import can_fork, fork
 from s1jax.decoding.budget import DONE, Rules, Written
 from s1jax.decoding.cache import LEAST_BLOCK, Block, bucket, lift, prefill, resize
 from s1jax.decoding.live import Source, block_sizes, halt, ring_sizes
-from s1jax.decoding.places import Item, Row, empty_state, new_rows, row_of
+from s1jax.decoding.places import Item, Row, empty_state, new_rows, prompt_arrays, row_of
 from s1jax.decoding.record import Branch, History, Output, Request, output_of, rules_of
 from s1jax.decoding.step import State, Static, admit, decode
 from s1jax.mesh import DECODING, exact_products, use_rules, ways
@@ -244,32 +244,28 @@ class _Run:
             return None
         engine = self.engine
         shape = (self._prefill_rows(len(prompts)), bucket(longest, LEAST_BLOCK))
-        tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
-        for row, prompt in enumerate(prompts):
-            length = len(prompt) - 1
-            at = slice(shape[1] - length, None)
-            tokens[row, at] = prompt[:-1]
-            positions[row, at] = np.arange(length)
-            segments[row, at] = 1
         engine.counts.prefills += 1
         engine.counts.prefilled_tokens += shape[0] * shape[1]
         static = engine.static
-        return prefill(static.cfg, engine.params, tokens, positions, segments, static.dtype)
+        arrays = prompt_arrays([prompt[:-1] for prompt in prompts], shape)
+        return prefill(static.cfg, engine.params, *arrays, static.dtype)
 
     def _admit(
         self, places: Sequence[tuple[int, Item, int]], block: Block | None, behind: int
     ) -> None:
         """Begins rows; the third of each is its row of the block."""
-        assert self.state is not None
-        source = np.full(self.engine.rows, -1, np.int32)
-        for index, item, row_of_block in places:
-            source[index] = row_of_block
-            self.rows[index] = row_of(item, self.column)
-        fresh = np.zeros(self.engine.rows, np.bool_)
-        fresh[[index for index, *_ in places]] = True
-        items = {index: item for index, item, _ in places}
-        new = new_rows(items, self.engine.rows, self.shape)
-        self.state = admit(self.state, new, fresh, block, source, np.int32(behind))
+        rows = self.engine.rows
+        alone = block is not None and len(block.positions) == self.engine.ways == 1
+        for group in [[one] for one in places] if alone else [places]:
+            assert self.state is not None
+            source = np.full(rows, -1, np.int32)
+            for index, item, row_of_block in group:
+                source[index] = row_of_block
+                self.rows[index] = row_of(item, self.column)
+            fresh = np.isin(np.arange(rows), [index for index, *_ in group])
+            new = new_rows({index: item for index, item, _ in group}, rows, self.shape)
+            row = np.int32(group[0][0]) if alone else None
+            self.state = admit(self.state, new, fresh, block, source, np.int32(behind), row)
 
     # --- The ring ---
 

@@ -1,6 +1,6 @@
 """What waits for a row of the batch, and what is in one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from s1jax.decoding import budget
 from s1jax.decoding.branches import Fork, budget_row
-from s1jax.decoding.budget import DONE, Rules
+from s1jax.decoding.budget import DONE, Ids, Rules
 from s1jax.decoding.cache import Block
 from s1jax.decoding.record import Branch, History, Request, rules_of
 from s1jax.decoding.sampling import settings_of
@@ -68,7 +68,9 @@ def row_of(item: Item, column: int) -> Row:
 def new_rows(items: Mapping[int, Item], rows: int, shape: tuple[int, int, int, int]) -> Rows:
     """The arrays of rows that begin; those of the others are filled with anything."""
     anything = next(iter(items.values()))
-    chosen = [items.get(index, anything) for index in range(rows)]
+    # One that begins alone, as branches do, is made once for all.
+    count = rows if len(items) > 1 else 1
+    chosen = [items.get(index, anything) for index in range(count)] if count > 1 else [anything]
     rules = [rules_of(item.request, item.branch) for item in chosen]
     plan = budget.plan_of(rules, shape)
     state = _start(plan)
@@ -78,7 +80,21 @@ def new_rows(items: Mapping[int, Item], rows: int, shape: tuple[int, int, int, i
     token, position, drawn = np.array([first_token(item) for item in chosen], np.int32).T
     seed: Any = np.array([item.request.seed for item in chosen], np.uint32)
     settings = settings_of([(it.request.thinking, it.request.answer) for it in chosen])
-    return Rows(token, position, drawn, seed, plan, settings, state)
+    made = Rows(token, position, drawn, seed, plan, settings, state)
+    return jax.tree.map(lambda x: np.repeat(x, rows // count, axis=0), made)
+
+
+def prompt_arrays(
+    prompts: Sequence[Ids], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, positions and segments of prompts, padded on the left; int32 of the shape."""
+    tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
+    for row, prompt in enumerate(prompts):
+        at = slice(shape[1] - len(prompt), None)
+        tokens[row, at] = prompt
+        positions[row, at] = np.arange(len(prompt))
+        segments[row, at] = 1
+    return tokens, positions, segments
 
 
 def empty_state(

@@ -133,11 +133,12 @@ def admit(
     block: Block | None,
     source: Int[Array, " B"],
     ahead: Int[Array, ""],
+    row: Int[Array, ""] | None = None,
 ) -> State:
     """The state with the fresh rows begun anew, as `new` has them; the others go on.
 
     `block` holds what the model has read of their past, up to the token before `new.token`; see
-    `cache.place`.
+    `cache.place`, also for `row`.
     """
     old = state.rows
 
@@ -146,7 +147,7 @@ def admit(
 
     cache = clear(state.cache, fresh)
     if block is not None:
-        cache = place(cache, block, source, new.position - 1, ahead)
+        cache = place(cache, block, source, new.position - 1, ahead, row)
     return laid_out(State(cache, jax.tree.map(choose, old, new)))
 
 
