@@ -64,6 +64,8 @@ ALIKE = [
     (r"0.2\overline{7}", r"\frac{5}{18}"),
     ("63", "sixty-three"),
     ("205", "two hundred and five apples"),
+    ("120000", "one hundred and twenty thousand"),
+    ("five nine", "five nine"),
     ("52_8", "52_{8}"),
     ("52_8", "52"),
     (r"52_{\text{eight}}", "52_8"),
@@ -74,6 +76,10 @@ ALIKE = [
 ]
 UNLIKE = [
     ("23", "24"),
+    ("13", "eight five"),  # two numerals, not one
+    ("one two six", "two one six"),
+    ("eight five", "eight six"),
+    ("eight", "eight five"),
     ("23", "-23"),
     ("0.333", "1/3"),
     ("1e-24", "2e-24"),

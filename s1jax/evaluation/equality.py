@@ -232,7 +232,8 @@ def _ratio(gold: str, given: str) -> Ruling | None:
 
 def _words(gold: str, given: str, is_text: bool) -> Ruling | None:
     """Of a reference that is words: the same ones."""
-    if not _WORDY.fullmatch(gold) or not (is_text or _has_word(gold, 4)) or not _has_word(gold):
+    words = is_text or _has_word(gold, 4) or NUMBER_WORDS.keys() >= set(gold.lower().split())
+    if not _WORDY.fullmatch(gold) or not words or not _has_word(gold):
         return None
     wanted, said = _tokens(gold), _tokens(given)
     named = _tokens(given.rpartition(" is ")[2])

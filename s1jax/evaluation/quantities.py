@@ -60,9 +60,13 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 NUMBER_WORDS = {word: n for n, word in enumerate(_SMALL)} | {
     word: 10 * n for n, word in enumerate(_TENS, 2)
 }
-_NUMBER_WORD = "|".join(sorted([*NUMBER_WORDS, "hundred", "thousand"], key=len, reverse=True))
+# A numeral as English has it: twenty-one is a number, eight five is none.
+_TO_99 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_SMALL[1:10])}))?|{'|'.join(_SMALL[1:])})\b"
+_TO_999 = rf"(?:(?:{_TO_99}[ -])?hundred\b(?:[ -](?:and )?{_TO_99})?|{_TO_99})"
 _SPELLED = re.compile(
-    rf"(?:{_NUMBER_WORD})(?:[ -](?:and )?(?:{_NUMBER_WORD})){{0,12}}(?![a-z])", re.IGNORECASE
+    rf"(?:(?:{_TO_999}[ -])?thousand\b(?:[ -](?:and )?{_TO_999})?|{_TO_999}|zero\b)"
+    rf"(?![ -](?:and )?(?:{_TO_99}|zero\b|hundred\b|thousand\b))",
+    re.IGNORECASE,
 )
 
 # A unit that ends an expression: words of two letters or more, since one letter is a variable.
