@@ -11,10 +11,12 @@ demo: $(VENV)/installed
 	$(BIN)/python -m s1jax.curate --config=configs/mini.py --workdir=$(WORKDIR)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.train --config=configs/mini.py \
 		--workdir=$(WORKDIR) --config.data.path=$(WORKDIR)/curated.jsonl
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.convert --from=$(WORKDIR) \
+		--to=$(WORKDIR)/exported
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m s1jax.evaluate --config=configs/mini.py \
 		--workdir=$(WORKDIR)
 	@echo "training set: $(WORKDIR)/curated.jsonl    its card: $(WORKDIR)/README.md    funnel: $(WORKDIR)/funnel.png"
-	@echo "fine-tuned model: $(WORKDIR)/hf    loss: $(WORKDIR)/loss.png    log: $(WORKDIR)/metrics.jsonl"
+	@echo "fine-tuned model: $(WORKDIR)/exported    loss: $(WORKDIR)/loss.png    log: $(WORKDIR)/metrics.jsonl"
 	@echo "evaluation: $(WORKDIR)/report.md    scaling: $(WORKDIR)/scaling.png    samples: $(WORKDIR)/samples.html"
 	@echo "ask it: $(BIN)/python -m s1jax.generate --config=configs/mini.py --model=$(WORKDIR)"
 

@@ -92,7 +92,12 @@ TASKS = {
             questions=198,
         ),
         Task("gsm8k", "openai/gsm8k", subset="main", questions=1319),
-        Task("mini", "mini", group="family", grader="exact", questions=100),
+        # Of the embedded world: a hundred questions of each family, and the families one by one.
+        Task("mini", "mini", group="family", grader="exact", questions=500),
+        *(
+            Task(f"mini_{name}", "mini", subset=name, grader="exact", questions=500)
+            for name in ("search", "revision", "iteration", "paths", "totals")
+        ),
     )
 }
 

@@ -1,6 +1,7 @@
-"""Asks a model and shows it think: one prompt, a file of prompts, or one after the other.
+r"""Asks a model and shows it think: one prompt, a file of prompts, or one after the other.
 
-    python -m s1jax.generate --config=configs/mini.py --model=runs/mini --prompt="What is 47 + 85?"
+    python -m s1jax.generate --config=configs/mini.py --model=runs/mini \
+        --prompt="Sort seven three nine one"
     python -m s1jax.generate --config=F --model=PATH --prompts=FILE.jsonl --out=FILE.jsonl
     python -m s1jax.generate --config=F --model=PATH
 

@@ -19,7 +19,7 @@ from s1jax.data.store import TraceStore
 from s1jax.evaluation import marking, page, plots
 from s1jax.evaluation.marking import Mark
 from s1jax.evaluation.report import report
-from s1jax.evaluation.results import BASE, Results, Score, scores_text
+from s1jax.evaluation.results import BASE, MODEL, Results, RunResult, Score, scores_text
 from s1jax.evaluation.samples import Sample, SamplesFile
 from s1jax.evaluation.summary import summarise
 from s1jax.evaluation.tasks import Item, digest, items_of, read_task
@@ -27,6 +27,7 @@ from s1jax.evaluation_config import Evaluate, Run, Task, tasks_of
 from s1jax.lines import AppendedLines
 from s1jax.mini import MINI
 from s1jax.mini.pool import evaluation_rows
+from s1jax.mini.tasks import FAMILIES
 from s1jax.progress import Progress
 from s1jax.sections import read_section
 from s1jax.types import Question, UserError
@@ -103,7 +104,12 @@ def read_tasks(evaluate: Evaluate) -> dict[str, list[Item]]:
 
 def _items(task: Task, path: str | None, revision: str | None, evaluate: Evaluate) -> list[Item]:
     if (path or task.path) == MINI:
-        return items_of(task, evaluation_rows())[: evaluate.max_questions]
+        if task.subset not in (None, *FAMILIES):
+            raise UserError(
+                f'evaluation task {task.name}: "mini" has no "{task.subset}": it has'
+                f" {', '.join(FAMILIES)}"
+            )
+        return items_of(task, evaluation_rows(task.subset))[: evaluate.max_questions]
     return read_task(task, path=path, revision=revision, most=evaluate.max_questions)
 
 
@@ -344,16 +350,37 @@ def versions() -> dict[str, str]:
 
 
 def summary(results: Results) -> str:
-    """A line for each run, for the screen."""
-    lines = []
-    for run in results.runs:
-        who = "base " if run.model == BASE else ""
-        lines.append(
-            f"{run.task}  {who}{run.run}: {run.accuracy.value:.1f}%"
-            f" ({run.accuracy.low:.1f} to {run.accuracy.high:.1f}),"
-            f" {run.thinking_tokens:.0f} tokens of thinking"
+    """A table for the screen: a line for each run, the base beside the model where both were asked.
+
+    Budgets are what was asked for, thinking what a sample took on the mean, as it was decoded.
+    """
+    found = {(run.model, run.task, run.run): run for run in results.runs}
+    labels = [label for label in (MODEL, BASE) if label in {run.model for run in results.runs}]
+    rows = [["task", "run", "budget"]]
+    for label in labels:
+        who = "" if len(labels) == 1 else "base: " if label == BASE else "tuned: "
+        rows[0] += [f"{who}thinking", f"{who}accuracy % [95%]"]
+    for task, name in dict.fromkeys((run.task, run.run) for run in results.runs):
+        runs = [found.get((label, task, name)) for label in labels]
+        budget = next(run.budget for run in runs if run)
+        row = [task, name, "" if budget is None else f"{budget:,}"]
+        for run in runs:
+            row += [f"{run.used_tokens:,.0f}", _interval(run)] if run else ["", ""]
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-    return "\n".join(lines)
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _interval(run: RunResult) -> str:
+    accuracy = run.accuracy
+    return f"{accuracy.value:.1f} [{accuracy.low:.1f}, {accuracy.high:.1f}]"
 
 
 def _write(path: Path, text: str) -> None:

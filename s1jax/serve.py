@@ -134,7 +134,8 @@ async def _serve(model: Model, engine: Engine, name: str, token: str | None) -> 
         loop.add_signal_handler(number, _stop(server))
 
     def ready(address: str) -> None:
-        body = {"model": name, "messages": [{"role": "user", "content": "What is 47 + 85?"}]}
+        message = {"role": "user", "content": "Sort seven three nine one"}
+        body = {"model": name, "messages": [message]}
         key = f'-H "Authorization: Bearer ${model.cfg.serve.token_variable}" ' if token else ""
         curl = f"curl {address}/v1/chat/completions {key}-d {shlex.quote(json.dumps(body))}"
         print(f"{name} is served at {address}/v1; for example\n  {curl}", flush=True)

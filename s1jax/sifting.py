@@ -44,7 +44,7 @@ def tokenizer_of(cfg: Config) -> ChatTokenizer:
     field = "model.path" if model.path and not own else "curate.tokenizer"
     if own:
         model = replace(model, path=own, revision=None)
-    model = mini.resolve(replace(cfg, model=model), mini.cache_directory()).model
+    model = mini.resolve_model(replace(cfg, model=model)).model
     return ChatTokenizer.load(tokenizer_directory(model.path, model.revision, field))
 
 

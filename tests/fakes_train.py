@@ -8,10 +8,11 @@ As a script it is `s1jax.train` in a process that sends itself SIGTERM at a chos
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ QUICK = {
     "mesh.fsdp": 1,
     "export.dtype": "float32",
 }
+WORLD = Path(__file__).parent / "world"  # a small tokenizer as Qwen's, examples of sums
 TIMES = ("useful_tokens_per_s", "step_time_s", "mfu")  # of a line of the log
 
 
@@ -89,17 +91,18 @@ def make_config(fields: dict[str, Any]) -> Config:
 
 
 def write_world(directory: Path, examples: int = 10, **sizes: Any) -> World:
-    """A Qwen2 at its random start with the little world's tokenizer, and so many examples."""
-    from s1jax.mini import make_examples
-    from s1jax.mini.tokenizer import write_tokenizer
+    """A Qwen2 at its random start with a tokenizer as Qwen's, and so many examples of sums.
 
+    Those of tests/world, whatever becomes of the package's own: golden numbers are of them.
+    """
     world = World(directory / "model", directory / "examples.jsonl")
     world.model.mkdir(parents=True)
-    made = make_examples(0, max(examples, 40))
-    write_tokenizer(world.model, [text for e in made for text in (e.question, e.thinking)])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(WORLD / name, world.model / name)
     write_model(world.model, SIZES | sizes)
-    lines = [json.dumps(asdict(example)) + "\n" for example in made[:examples]]
-    world.data.write_text("".join(lines))
+    lines = (WORLD / "examples.jsonl").read_text().splitlines(keepends=True)
+    assert examples <= len(lines)
+    world.data.write_text("".join(lines[:examples]))
     return world
 
 

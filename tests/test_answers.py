@@ -101,7 +101,7 @@ def test_last_boxed_is_what_a_plain_search_finds(tokens):
 def test_a_million_characters_take_no_time(token):
     begun = time.monotonic()
     final_answer(token * (1_000_000 // len(token)))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # a second or two; hours if it were quadratic
 
 
 def test_real_references(shared):

@@ -112,7 +112,7 @@ def test_the_promised_files_are_there():
 def test_it_begins_with_what_it_is_and_the_command(name):
     first, *rest = docstring(name).splitlines()
     assert re.fullmatch(r"[\w\d].*\.", first)
-    command = rf"    python -m s1jax\.train --config=configs/{name}\.py --workdir=\S+"
+    command = rf"    python -m s1jax\.train --config=configs/{name}\.py --workdir=\S+(?: \\)?"
     assert any(re.fullmatch(command, line) for line in rest)
     assert devices_of(name) >= 1
     assert re.search(r"^Hardware: \S", docstring(name), re.MULTILINE)

@@ -22,6 +22,7 @@ from fakes_curate import (
     write_config,
     write_lines,
 )
+from fakes_train import WORLD
 
 from s1jax import curate as verb
 from s1jax import distill as distill_module
@@ -54,9 +55,9 @@ COLUMNS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """The directory of the little world's tokenizer."""
-    return mini.build(tmp_path_factory.mktemp("world") / "mini").model
+def tokenizer():
+    """The directory of a small tokenizer with Qwen's template."""
+    return WORLD
 
 
 def digests(workdir, names=FILES):
@@ -486,10 +487,18 @@ def test_unusual_text_goes_through(tmp_path, tokenizer, capsys):
 
 @pytest.fixture(scope="module")
 def little(tmp_path_factory, tokenizer):
-    """The fields of a curation of 300 questions of the little world, distilled in a workdir."""
+    """The fields of a curation of 300 questions of the little world, distilled in a workdir.
+
+    Three of its domains, of very different sizes.
+    """
     directory = tmp_path_factory.mktemp("little")
     columns = ("question", "solution", "source_type", "answer", "domain", "difficulty")
-    questions = mini_pool.pool()[:300]
+    left, questions = {"Arithmetic": 150, "Sorting": 100, "Carrying": 50}, []
+    for question in mini_pool.pool():
+        if left.get(question.domain):
+            left[question.domain] -= 1
+            questions.append(question)
+    assert not any(left.values())
     rows = [{name: getattr(q, name) for name in columns} for q in questions]
     fields = fields_of(
         [write_lines(directory / "pool.jsonl", rows)],
@@ -499,9 +508,9 @@ def little(tmp_path_factory, tokenizer):
         pool__evaluation_sets=("mini",),
         curate__size=SIZE,
         curate__difficulty="known",
-        curate__min_difficulty=4.0,
-        curate__benchmark_sources=("mini/factor",),
-        curate__long_sources=("mini/order",),
+        curate__min_difficulty=2.0,
+        curate__benchmark_sources=("mini/revision",),
+        curate__long_sources=("mini/iteration",),
         curate__long_tokens=140,
         curate__uniform_until=SIZE - 10,
     )
@@ -593,8 +602,8 @@ def test_the_ablations(little):
 
     diverse, _ = curated(little, curate__selection="diverse", curate__size=90)
     counts = Counter(row["domain"] for row in diverse)
-    assert set(counts) == {"Arithmetic", "Computer science"}
-    assert min(counts.values()) > 26  # of 45; by their sizes it is 30; 4 deviations less
+    assert set(counts) == {"Arithmetic", "Sorting", "Carrying"}
+    assert min(counts.values()) > 20  # of 30; by their sizes it is 15
 
 
 def _figured(decision):
@@ -604,7 +613,7 @@ def _figured(decision):
 def test_fewer_than_asked_for(little, capsys):
     rows, decisions = curated(little, curate__size=5000)
     assert "only" in (said := capsys.readouterr().err) and "of curate.size=5000" in said
-    assert len(rows) == sum(d["kept"] for d in decisions.values()) > 200
+    assert len(rows) == sum(d["kept"] for d in decisions.values()) > 150
     assert not any(d["stage"] == "selection" and not d["kept"] for d in decisions.values())
 
 
@@ -855,17 +864,22 @@ def test_a_store_that_is_in_use(tmp_path, tokenizer):
     assert curate(cfg, workdir) == 0
 
 
-def test_the_little_worlds_tokenizer_is_made_where_it_is_missing(tmp_path, monkeypatch, tokenizer):
+def test_the_little_worlds_tokenizer_needs_no_path(tmp_path, monkeypatch, tokenizer):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    rows, traces = [{"question": "A?", "domain": "Sums"}], [trace_of("A?")]
+    thinking = "pass 3 14 20 17\n\npass 3 14 17 20"
+    counts = [
+        len(ChatTokenizer.load(path).encode([thinking])[0].ids) for path in (tokenizer, mini.BASE)
+    ]
+    assert counts[0] != counts[1]
+    rows, traces = [{"question": "A?", "domain": "Sums"}], [trace_of("A?", thinking)]
     for name, fields in {
         "own": {"curate.tokenizer": "mini"},
         "model": {"curate.tokenizer": None, "model.path": "mini"},
     }.items():
         (tmp_path / name).mkdir()
         [row], _, _ = one(tmp_path / name, tokenizer, rows, traces, **fields)
-        assert row["thinking_tokens"] > 0
-    assert (tmp_path / "cache" / "s1jax" / "mini" / "model" / "tokenizer.json").is_file()
+        assert row["thinking_tokens"] == counts[1]
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ forced end 98, and after each "Wait" two tokens more. So every figure of a repor
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def test_a_sweep_ends_in_all_that_the_docstring_promises(model, questions, tmp_p
     ):
         assert (workdir / name).stat().st_size, name
     out = capsys.readouterr().out
-    assert "own  budget-4: 25.0% (" in out and "samples.html" in out
+    assert re.search(r"^own +budget-4 +4 +4 +25\.0 \[", out, re.MULTILINE)
+    assert "samples.html" in out
     scores = {(s.run, s.id): s for s in read_scores(workdir / "scores.jsonl")}
     assert len(scores) == 4 * 4
     assert scores["budget-4", "3"].correct and scores["budget-4", "3"].ended == "budget"
@@ -311,6 +313,10 @@ def test_what_cannot_be_is_said_before_the_weights_are_read(
         config(model, questions, evaluate__seeds=(1, 2))
     with pytest.raises(UserError, match=r"evaluate.tasks is empty"):
         run(config(model, questions, evaluate__tasks=()), tmp_path / "out")
+    sorting = Task("sorting", "mini", subset="sorting")
+    with pytest.raises(UserError, match=r'sorting: "mini" has no "sorting": it has search, revi'):
+        named = {"evaluate__own_tasks": (sorting,), "evaluate__tasks": ("sorting",)}
+        run(config(model, questions, **named), tmp_path / "out")
     with pytest.raises(UserError, match=r"evaluation.json: there is no such file; evaluate into"):
         run(config(model, questions), tmp_path / "out", grade=True)
     assert not (tmp_path / "out").exists()

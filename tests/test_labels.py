@@ -348,5 +348,5 @@ def test_the_embedded_default(tmp_path, config_file, capsys, monkeypatch):
     mini = ("--config.model.path=mini", "--config.data.path=mini", "--n=1")
     assert run(config_file, *mini, "--config.data.row_length=256") == 0
     out = capsys.readouterr().out
-    assert "400 examples" in out
+    assert "1,000 examples" in out
     assert "cuts 0.0% of the examples" in out

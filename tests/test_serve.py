@@ -964,7 +964,7 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path):
 
         client = threading.Thread(target=answered)
         client.start()
-        time.sleep(0.3)
+        time.sleep(1)
         process.send_signal(signal.SIGTERM)
         client.join(60)
         _, err = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""The base model of the little world: a Qwen2 of 0.66 M parameters, at its random start."""
+"""What the base model of the little world begins as: a Qwen2 of 0.66 M random parameters."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 VOCAB, LAYERS, HIDDEN, HEADS, KV_HEADS, MLP = 512, 4, 128, 4, 2, 256
+EMBEDDING = 0.05  # standard deviation at the start
 
 
 def write_model(directory: Path, controls: dict[str, int], seed: int) -> None:
@@ -49,7 +50,12 @@ def _start(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
         return np.zeros(shape, np.float32)
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
-    return rng.standard_normal(shape, np.float32) * np.float32(0.02)
+    # By the width, not Qwen2's 0.02 for all: at 128 that leaves a model which learns to look
+    # things up in its context several times later.
+    scale = EMBEDDING if name.startswith("model.embed") else shape[1] ** -0.5
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        scale *= (2 * LAYERS) ** -0.5  # so many of them are added up
+    return rng.standard_normal(shape, np.float32) * np.float32(scale)
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

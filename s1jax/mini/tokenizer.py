@@ -1,16 +1,23 @@
-"""The tokenizer of the little world: byte-level BPE as Qwen's, some hundred tokens of its own."""
+"""The tokenizer of the little world: byte-level BPE as Qwen's, of a few hundred tokens.
+
+The words of the world are one token each, with the space before them. Qwen's rules for splitting a
+text (transformers reads any tokenizer of a Qwen2 model by them), its chat tokens and its template,
+but for the system message, which would be the longest part of every prompt.
+"""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s1jax.tokenizer import CHATML
-
-MERGED_SIZE = 480  # tokens before the control tokens: 256 bytes, the rest learned
+MERGED_SIZE = 509  # tokens before the control tokens, at most: 256 bytes, the rest learned
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-
-# Qwen2.5's: every digit is a token, words take the space before them.
+TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -19,7 +26,7 @@ _SPLIT = (
 
 def write_tokenizer(directory: Path, texts: Iterable[str]) -> dict[str, int]:
     """Trains on the texts, writes the files, and returns the ids of the control tokens."""
-    tokenizer = _train([*texts, CHATML])
+    tokenizer = _train(texts)
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -30,13 +37,13 @@ def write_tokenizer(directory: Path, texts: Iterable[str]) -> dict[str, int]:
         "unk_token": None,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHATML,
+        "chat_template": TEMPLATE,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return {name: tokenizer.token_to_id(name) for name in CONTROLS}
 
 
-def _train(texts: list[str]) -> Any:
+def _train(texts: Iterable[str]) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer
     from tokenizers.decoders import ByteLevel as ByteLevelDecoder
     from tokenizers.models import BPE
