@@ -99,9 +99,9 @@ def test_last_boxed_is_what_a_plain_search_finds(tokens):
 
 @pytest.mark.parametrize("token", ["\\boxed{", "{", "answer is ", "Answer: ", " ", "#### ", "(A"])
 def test_a_million_characters_take_no_time(token):
-    begun = time.monotonic()
+    begun = time.process_time()  # whatever else the machine does
     final_answer(token * (1_000_000 // len(token)))
-    assert time.monotonic() - begun < 30  # a second or two; hours if it were quadratic
+    assert time.process_time() - begun < 5
 
 
 def test_real_references(shared):

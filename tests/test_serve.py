@@ -955,23 +955,20 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path):
         assert curl.startswith(f"curl {address}/v1/chat/completions -d '")
         body = curl.partition("-d ")[2].strip("'").encode()
         assert json.loads(body)["model"] == path.name
+        body = json.dumps(json.loads(body) | {"stream": True}).encode()
         asked = urllib.request.Request(f"{address}/v1/chat/completions", body)
-        got = []
-
-        def answered():
-            with urllib.request.urlopen(asked, timeout=60) as reply:
-                got.append(json.loads(reply.read()))
-
-        client = threading.Thread(target=answered)
-        client.start()
-        time.sleep(1)
-        process.send_signal(signal.SIGTERM)
-        client.join(60)
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            assert reply.readline().startswith(b"data: ")  # it is being answered
+            process.send_signal(signal.SIGTERM)
+            rest = [line.removeprefix(b"data: ") for line in reply.read().splitlines() if line]
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0
-    assert got[0]["choices"][0]["message"]["content"].startswith("Final Answer:98")
+    assert rest.pop() == b"[DONE]"
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in rest]
+    content = "".join(delta.get("content") or "" for delta in deltas)
+    assert content.startswith("Final Answer:98")
     assert err.splitlines()[-1] == "stopped" and "Traceback" not in err
 
 

@@ -127,8 +127,7 @@ def check_scores(scores):
     right = {}
     for score in scores:
         verdict = score["answer"] is not None and verify(asked[int(score["id"])], score["answer"])
-        # The grader wants the order of the list, the program does not.
-        assert verdict or not score["correct"], "evaluate: grading"
+        assert verdict == score["correct"], "evaluate: grading"
         right.setdefault((score["model"], score["run"]), []).append(score["correct"])
         budget = 192 if score["run"] == "ignore-2" else int(score["run"].split("-")[1])
         assert score["used_tokens"] <= budget, "evaluate: a budget was exceeded"
@@ -137,7 +136,9 @@ def check_scores(scores):
     short, natural, long = (
         accuracy["model", f"{n}"] for n in ("budget-8", "budget-128", "ignore-2")
     )
-    assert max(value for (model, _), value in accuracy.items() if model == "base") < 10, "base"
+    assert max(value for (model, _), value in accuracy.items() if model == "base") < 10, (
+        "evaluate: base"
+    )
     assert long - short >= RISE, f"evaluate: {accuracy}"
     assert natural < long, f"evaluate: Wait does not help: {accuracy}"
     ended = [s["ignored_ends"] for s in scores if (s["model"], s["run"]) == ("model", "ignore-2")]

@@ -7,6 +7,7 @@ and its slips; its `solve` finds the answer in another way, and so tells right f
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from s1jax.mini import iteration, paths, revision, search, totals
 from s1jax.mini.thinking import STEP, Rng, Straight, Thinker
@@ -27,34 +28,18 @@ class Family:
     difficulty: Callable[[str], int]
 
 
+def _family(module: Any, domain: str, share: float) -> Family:
+    return Family(
+        module.FORM, domain, share, module.ask, module.think, module.solve, module.difficulty
+    )
+
+
 FAMILIES = {
-    "search": Family(
-        search.FORM, "Looking up", 0.22, search.ask, search.think, search.solve, search.difficulty
-    ),
-    "revision": Family(
-        revision.FORM,
-        "Carrying",
-        0.22,
-        revision.ask,
-        revision.think,
-        revision.solve,
-        revision.difficulty,
-    ),
-    "iteration": Family(
-        iteration.FORM,
-        "Sorting",
-        0.22,
-        iteration.ask,
-        iteration.think,
-        iteration.solve,
-        iteration.difficulty,
-    ),
-    "paths": Family(
-        paths.FORM, "Looking up", 0.08, paths.ask, paths.think, paths.solve, paths.difficulty
-    ),
-    "totals": Family(
-        totals.FORM, "Arithmetic", 0.26, totals.ask, totals.think, totals.solve, totals.difficulty
-    ),
+    "search": _family(search, "Looking up", 0.22),
+    "revision": _family(revision, "Carrying", 0.22),
+    "iteration": _family(iteration, "Sorting", 0.22),
+    "paths": _family(paths, "Looking up", 0.08),
+    "totals": _family(totals, "Arithmetic", 0.26),
 }
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from s1jax.config import decode_of
 from s1jax.evaluation.measures import interval, resampled_means
+from s1jax.evaluation.paper import METRICS
 from s1jax.evaluation.scaling import bounds_of, scaling, scaling_interval
 from s1jax.evaluation_config import Run
 from s1jax.reproducing.claims import PER_DOUBLING, PERCENT, Claim, Point, Table
@@ -16,17 +17,8 @@ from s1jax.reproducing.compare import Rows, line
 from s1jax.reproducing.measured import Answers, Figure, Measured, figure_of, paired, same_ids
 from s1jax.reproducing.plan import CURVE, NATURAL, OURS, REJECTION_TRIES, SEARCH, STEP_TOKENS, Ask
 
-METHODS = ("BF", "TCC", "TCC+BF", "SCC", "SCC+BF", "CCC", "RS")
-# Control, Scaling, Performance.
-PAPER = {
-    "BF": (100, 15, 56.7),
-    "TCC": (40, -24, 40.0),
-    "TCC+BF": (100, 13, 40.0),
-    "SCC": (60, 3, 36.7),
-    "SCC+BF": (100, 6, 36.7),
-    "CCC": (50, 25, 36.7),
-    "RS": (100, -35, 40.0),
-}
+PAPER = METRICS["aime24"]  # Control, Scaling and Performance of each method
+METHODS = tuple(PAPER)
 FORCED = ("BF", "TCC+BF", "SCC+BF", "RS")  # which cannot think longer than they are told
 KEPT = 95.0  # percent; who has less Control does not keep to what it is told
 REJECTED = 2.0  # percent; a run that rejects more has fewer and other questions
