@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from s1jax.config import TEXT, Config
+from s1jax.config import Config
+from s1jax.training_config import TEXT
 
 
 def model_card(

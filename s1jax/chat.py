@@ -18,7 +18,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from s1jax import config
+from s1jax import training_config
 from s1jax.tokenizer import (
     ChatTokenizer,
     around,
@@ -77,7 +77,7 @@ CHATS = {  # in which a model is trained and asked
         ),
     )
 }
-TEXT = Chat(config.TEXT, "", "", "")  # in which a model is only trained
+TEXT = Chat(training_config.TEXT, "", "", "")  # in which a model is only trained
 
 
 def chat_of(name: str) -> Chat:

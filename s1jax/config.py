@@ -16,89 +16,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from s1jax.curation_config import CONTROLS, Curate, Pool, Teacher, check_curation, check_teacher
+from s1jax.curation_config import Curate, Pool, Teacher, check_curation, check_teacher
 from s1jax.evaluation_config import Evaluate, Run, check_evaluation, sweep
 from s1jax.sections import nearest, read_section, to_config_dict, with_texts
+from s1jax.training_config import (
+    Checkpoint,
+    Data,
+    Export,
+    Mesh,
+    Model,
+    Optimizer,
+    Plan,
+    Train,
+    check_mesh,
+    check_training,
+)
 from s1jax.types import UserError
 
-ATTENTION = ("xla",)
-CHATS = ("s1", "llama3", "think", "r1", "steps")
-DTYPES = ("float32", "bfloat16")
 ORDERS = ("given", "longest")
-PARAM_DTYPES = ("float32",)  # an update of 1e-5 is lost on a bfloat16 parameter: its steps are 0.4%
 PARITIES = ("none", "evaluator", "readme")
 PROMPT_CLASSES = ("long", "short")
-REMAT = ("none", "dots", "full")
-TEXT = "text"  # in place of one of CHATS: each row is a text, of which every token is trained
-TRACES = ("auto", "gemini", "deepseek")
-WEIGHTINGS = ("example", "token")
 WHOLE_SWEEP = ("batch_size", "segment_steps", "order", "strict")  # no run has its own
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which weights, and in what arithmetic they are used."""
-
-    path: str = ""  # a Hugging Face directory, a hub id, or "mini" (the embedded model)
-    revision: str | None = None  # of a hub id: the commit to pin
-    chat: str = "s1"  # delimiters and template, a name in s1jax.chat.CHATS; or "text": neither
-    attention: str = "xla"
-    param_dtype: str = "float32"
-    compute_dtype: str = "bfloat16"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which examples, and how they are laid into batches."""
-
-    path: str = ""  # .jsonl, .parquet, a `datasets` directory, a hub id, or "mini"
-    revision: str | None = None
-    split: str = "train"
-    traces: str = "auto"  # whose thinking, where a row has several teachers' (s1K-1.1)
-    control: str = "none"  # questions that ask for so much thinking, in tokens or in steps
-    max_examples: int | None = None
-    batch_size: int = 16  # examples a step, over the whole mesh
-    row_length: int = 32768  # tokens; longer examples are cut on the right (s1's block_size)
-    pack: bool = False  # several examples of a step in one row, kept apart by segment ids
-    max_truncated_share: float = 0.05  # of the examples; more refuses to start
-
-
-@dataclass(frozen=True)
-class Train:
-    """How long, and how a step is computed."""
-
-    epochs: int = 5
-    steps: int | None = None  # overrides epochs
-    accumulation_steps: int = 1  # slices of a batch run one after the other
-    weighting: str = "example"  # "example": mean over each one's tokens (s1's); "token": over all
-    loss_chunk_tokens: int = 1024  # tokens whose logits exist at the same time, per row
-    remat: str = "full"  # what the backward pass recomputes: a name in models.decoder.REMAT
-    max_bad_steps: int = 5  # in a row, with a loss or gradient that is not finite
-    tensorboard: bool = True
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW with linear warm-up from 0 and a cosine to 0."""
-
-    learning_rate: float = 1e-5
-    warmup_share: float = 0.05  # of all steps, rounded up: 16 of 315
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
-    decay_norms: bool = True  # as s1's transformers 4.46.1 did; biases are never decayed
-    clip_norm: float = 1.0
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices along each axis; one of them may be -1, "all that are left"."""
-
-    data: int = 1
-    fsdp: int = -1
-    context: int = 1
-    tensor: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,23 +69,6 @@ class Decode:
     segment_steps: int = 32  # steps between two looks of the host
     order: str = "given"  # which prompts start first
     strict: bool = False  # batches of 8; the same tokens whatever else is in them
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """When the state is saved, and how strictly it is taken up again."""
-
-    every_steps: int = 50
-    keep: int = 2
-    allow_changes: bool = False  # go on under another config, data set or tokenizer
-
-
-@dataclass(frozen=True)
-class Export:
-    """The Hugging Face directory at the end of the run."""
-
-    dtype: str = "bfloat16"
-    shard_bytes: int = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -184,6 +105,7 @@ class Config:
     serve: Serve = field(default_factory=Serve)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
+    plan: Plan = field(default_factory=Plan)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts and lists, as JSON gives them back."""
@@ -230,71 +152,19 @@ def check(cfg: Config) -> list[str]:
     def choice(path: str, value: str, choices: Iterable[str]) -> None:
         require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
 
-    choice("model.attention", cfg.model.attention, ATTENTION)
-    choice("model.chat", cfg.model.chat, (*CHATS, TEXT))
-    choice("model.param_dtype", cfg.model.param_dtype, PARAM_DTYPES)
-    choice("model.compute_dtype", cfg.model.compute_dtype, DTYPES)
-    choice("export.dtype", cfg.export.dtype, DTYPES)
-    choice("data.traces", cfg.data.traces, TRACES)
-    choice("data.control", cfg.data.control, CONTROLS)
+    problems += check_training(
+        cfg.model, cfg.data, cfg.train, cfg.optimizer, cfg.checkpoint, cfg.export, cfg.plan
+    )
+    problems += check_mesh(cfg.mesh, cfg.data, cfg.train)
     choice("decode.parity", cfg.decode.parity, PARITIES)
     choice("decode.order", cfg.decode.order, ORDERS)
     if cfg.decode.prompt_class is not None:
         choice("decode.prompt_class", cfg.decode.prompt_class, PROMPT_CLASSES)
-    choice("train.remat", cfg.train.remat, REMAT)
-    choice("train.weighting", cfg.train.weighting, WEIGHTINGS)
-
-    at_least = {
-        "data.batch_size": (cfg.data.batch_size, 1),
-        "data.row_length": (cfg.data.row_length, 2),
-        "data.max_examples": (cfg.data.max_examples, 1),
-        "train.epochs": (cfg.train.epochs, 1),
-        "train.steps": (cfg.train.steps, 1),
-        "train.accumulation_steps": (cfg.train.accumulation_steps, 1),
-        "train.loss_chunk_tokens": (cfg.train.loss_chunk_tokens, 1),
-        "train.max_bad_steps": (cfg.train.max_bad_steps, 1),
-        "checkpoint.every_steps": (cfg.checkpoint.every_steps, 1),
-        "checkpoint.keep": (cfg.checkpoint.keep, 1),
-        "export.shard_bytes": (cfg.export.shard_bytes, 1_000_000),
-        "seed": (cfg.seed, 0),
-    }
-    for path, (value, least) in at_least.items():
-        require(value is None or value >= least, f"{path}={value} must be at least {least}")
-
-    opt = cfg.optimizer
-    for path, rate in {
-        "optimizer.learning_rate": opt.learning_rate,
-        "optimizer.eps": opt.eps,
-        "optimizer.clip_norm": opt.clip_norm,
-    }.items():
-        require(math.isfinite(rate) and rate > 0, f"{path}={rate} must be above 0")
-    for path, decay in {"optimizer.b1": opt.b1, "optimizer.b2": opt.b2}.items():
-        require(0 <= decay < 1, f"{path}={decay} must be at least 0 and below 1")
-    require(
-        math.isfinite(opt.weight_decay) and opt.weight_decay >= 0,
-        f"optimizer.weight_decay={opt.weight_decay} must be at least 0",
-    )
-    for path, share in {
-        "optimizer.warmup_share": opt.warmup_share,
-        "data.max_truncated_share": cfg.data.max_truncated_share,
-    }.items():
-        require(0 <= share <= 1, f"{path}={share} must be between 0 and 1")
-
-    require(
-        cfg.model.chat != TEXT or cfg.data.control == "none",
-        f'data.control="{cfg.data.control}" needs questions, and the rows of model.chat="{TEXT}"'
-        " have none: set it to none",
-    )
-    require(
-        cfg.model.chat == TEXT or (cfg.data.control == "steps") == (cfg.model.chat == "steps"),
-        f'data.control="{cfg.data.control}" and model.chat="{cfg.model.chat}": steps are asked for'
-        " and written, or neither; set both to steps, or none of them",
-    )
+    require(cfg.seed >= 0, f"seed={cfg.seed} must be at least 0")
     problems += check_curation(cfg.pool, cfg.distill, cfg.curate)
     problems += _check_decode(cfg.decode)
     problems += _check_evaluate(cfg)
     problems += _check_serve(cfg.serve)
-    problems += _check_mesh(cfg)
     return problems
 
 
@@ -393,41 +263,6 @@ def _check_serve(serve: Serve) -> list[str]:
             problems.append(f"serve.{name}={value} must be at least 1")
     if not 0 <= serve.port < 65536:
         problems.append(f"serve.port={serve.port} must be between 0 and 65535")
-    return problems
-
-
-def _check_mesh(cfg: Config) -> list[str]:
-    problems = []
-    sizes = dataclasses.asdict(cfg.mesh)
-    for axis, size in sizes.items():
-        if size < 1 and size != -1:
-            problems.append(f"mesh.{axis}={size} must be at least 1, or -1 for all that are left")
-    if list(sizes.values()).count(-1) > 1:
-        problems.append("mesh: only one axis may be -1")
-    if not problems and -1 not in sizes.values():
-        problems += check_batch(cfg, sizes)
-    return problems
-
-
-def check_batch(cfg: Config, sizes: dict[str, int]) -> list[str]:
-    """What is wrong between the batch and a mesh whose sizes are all known, one line each."""
-    problems = []
-    shards = sizes["data"] * sizes["fsdp"]
-    rows = shards * cfg.train.accumulation_steps
-    if not cfg.data.pack and cfg.data.batch_size % rows:
-        what = f"mesh.data x mesh.fsdp = {shards}"
-        if cfg.train.accumulation_steps > 1:
-            what = f"mesh.data x mesh.fsdp x train.accumulation_steps = {rows}"
-        below = cfg.data.batch_size // rows * rows
-        tries = f"{below} or {below + rows}" if below else f"{rows}"
-        problems.append(
-            f"data.batch_size={cfg.data.batch_size} must divide by {what}: try {tries}"
-            " (or data.pack=True, which fills the rows that are needed)"
-        )
-    if cfg.data.row_length % sizes["context"]:
-        problems.append(
-            f"data.row_length={cfg.data.row_length} must divide by mesh.context={sizes['context']}"
-        )
     return problems
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from s1jax import config
+from s1jax import config, training_config
 from s1jax.chat import Chat
 from s1jax.config import Config, Decode
 from s1jax.sections import nearest
@@ -161,7 +161,7 @@ def _take_delimiters(left: dict[str, Any], chat: Chat) -> None:
         is_list = isinstance(value, list) and name.startswith("until") and value
         given = value if is_list else [value]
         if value is not None and not all(text in possible[name] for text in given):
-            others = ", ".join(other for other in config.CHATS if other != chat.name)
+            others = ", ".join(other for other in training_config.CHATS if other != chat.name)
             raise UserError(
                 f'gen_kwargs: {name}={value!r} cannot be had with chat="{chat.name}", whose is'
                 f" {' or '.join(map(repr, possible[name]))}; other chats are {others}"

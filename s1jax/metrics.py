@@ -12,30 +12,14 @@ from typing import Any
 
 import jax
 
+from s1jax import hardware
 from s1jax.models.config import ModelConfig
 from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
-
-PEAK_FLOPS: dict[str, float] = {  # dense bfloat16 operations a second, by jax's device_kind
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
 
 
 def peak_flops(device_kinds: Sequence[str]) -> float | None:
     """Operations a second of all these devices together; None where a kind is not known."""
-    peaks = [PEAK_FLOPS.get(kind) for kind in device_kinds]
+    peaks = [hardware.peak_flops(kind) for kind in device_kinds]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
 

@@ -26,7 +26,7 @@ from s1jax import cli, mini
 from s1jax.card import model_card
 from s1jax.chat import ChatTokenizer, chat_of
 from s1jax.checkpoint import Checkpoints, check_same, save_assets
-from s1jax.config import Config, check_batch, to_json
+from s1jax.config import Config, to_json
 from s1jax.data.batches import Arrays, Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import LabelStats, check_labels, digest, label_stats, tokenize
@@ -45,6 +45,7 @@ from s1jax.training.step import (
     init_state,
     make_step,
 )
+from s1jax.training_config import check_batch
 from s1jax.types import UserError
 
 
@@ -147,7 +148,7 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
     # Before anything is downloaded.
     refuse_foreign(workdir / "hf")
     mesh = make_mesh(cfg.mesh, devices)
-    if problems := check_batch(cfg, dict(mesh.shape)):
+    if problems := check_batch(cfg.data, cfg.train, dict(mesh.shape)):
         raise UserError("\n  ".join(["config", *problems]))
     files = mini.resolve(cfg, workdir / "mini")
     source = open_checkpoint(files.model.path, files.model.revision)

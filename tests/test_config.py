@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from s1jax import config
+from s1jax import config, training_config
 from s1jax.chat import CHATS
 from s1jax.data.examples import COLUMNS
 from s1jax.models.attention import ATTENTION
@@ -84,11 +84,11 @@ def test_the_json_in_the_workdir_is_the_whole_config():
 
 
 def test_the_choices_are_those_that_are_implemented():
-    assert set(config.ATTENTION) == set(ATTENTION)
-    assert set(config.REMAT) == set(REMAT)
-    assert set(config.CHATS) == set(CHATS)
-    assert set(config.DTYPES) == set(EXPORT_DTYPES)
-    assert set(config.TRACES) - {"auto"} <= set(COLUMNS)
+    assert set(training_config.ATTENTION) - {"auto"} == set(ATTENTION)
+    assert set(training_config.REMAT) == set(REMAT)
+    assert set(training_config.CHATS) == set(CHATS)
+    assert set(training_config.DTYPES) == set(EXPORT_DTYPES)
+    assert set(training_config.TRACES) - {"auto"} <= set(COLUMNS)
     asked = {conditioned("?", config.Decode(prompt_class=name)) for name in config.PROMPT_CLASSES}
     assert len(asked - {"?"}) == 2
 

@@ -16,11 +16,12 @@ from fakes_train import QUICK, SIZES, environment, write_world
 from ml_collections import ConfigDict
 
 from s1jax import train
-from s1jax.config import Config, Mesh, check_batch, overridden, resolve
+from s1jax.config import Config, Mesh, overridden, resolve
 from s1jax.mesh import make_mesh, mesh_sizes
 from s1jax.models.config import from_hf
 from s1jax.training.memory import Memory, memory
 from s1jax.training.step import abstract_state
+from s1jax.training_config import check_batch
 from s1jax.types import UserError
 
 CONFIGS = {path.stem: path for path in sorted(Path(__file__).parents[1].glob("configs/*.py"))}
@@ -123,7 +124,7 @@ def test_its_mesh_and_batch_fit_the_devices_it_names(name):
     cfg, devices = config_of(name), devices_of(name)
     sizes = mesh_sizes(cfg.mesh, devices)
     assert math.prod(sizes.values()) == devices
-    assert check_batch(cfg, sizes) == []
+    assert check_batch(cfg.data, cfg.train, sizes) == []
     assert cfg.model.path
     assert cfg.data.path
 

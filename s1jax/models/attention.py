@@ -217,5 +217,10 @@ def _merge(gathered: Float[Array, "B K G T H"]) -> Float[Array, "B T N H"]:
     return gathered.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * groups, head_dim)
 
 
+def choose(name: str, platform: str | None = None) -> str:
+    """The kernel that a config's name stands for, on devices of that platform."""
+    return "xla" if name == "auto" else name
+
+
 ATTENTION: dict[str, Attend] = {"xla": attend_xla}
 CACHED: dict[str, AttendCache] = {"xla": attend_cache, "strict": attend_strictly}

@@ -28,6 +28,12 @@ REMAT = {  # what the forward pass keeps of a layer for the backward pass
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names("projection"),
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["stream"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -283,6 +289,7 @@ class Decoder(nnx.Module):
         structure, stacked = nnx.split(self.layers)
 
         def layer(x: Array, weights: Any) -> tuple[Array, None]:
+            x = checkpoint_name(x, "stream")
             return nnx.merge(structure, weights)(x, *context, None)[0], None
 
         if remat != "none":

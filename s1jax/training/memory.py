@@ -71,6 +71,7 @@ def _activations(
         "none": tokens * width * (2 * products + 4 * model.embed_dim) + scores // 2,
         "dots": tokens * width * (products + model.embed_dim),
         "full": tokens * width * model.embed_dim,
+        "offload": 0,
     }[cfg.train.remat]
     blocks = 1 if mesh.shape["context"] > 1 else min(MAX_BLOCKS, -(-row_length // MIN_BLOCK))
     layer = 2 * tokens * width * products + 2 * scores // blocks

@@ -13,6 +13,7 @@ from jaxtyping import DTypeLike
 from s1jax import config
 from s1jax.mesh import ArraySpec, shardings
 from s1jax.models import decoder
+from s1jax.models.attention import choose
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import Params
 from s1jax.training.loss import cross_entropy
@@ -66,7 +67,7 @@ def batch_loss(cfg: config.Config, model: ModelConfig, params: Params, batch: Ba
         batch.positions,
         batch.segments,
         dtype=jnp.dtype(cfg.model.compute_dtype),
-        attention=cfg.model.attention,
+        attention=choose(cfg.model.attention),
         remat=cfg.train.remat,
     )
     head = decoder.decoder(model, params).head()
