@@ -199,6 +199,39 @@ def ways(axis: str) -> int:
     return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
 
 
+def apart(x: jax.Array) -> jax.Array:
+    """[B, T, ...] as [R, C, tokens, ...]: each device's own tokens, beside those of the others.
+
+    R and C are the parts of the mesh's batch and of a row. Sums over all tokens that are made in
+    pieces, gradients of weights above all, stay on their device with these axes in front, and are
+    added up over devices once, at the end.
+    """
+    rows, length = x.shape[:2]
+    shards, parts = ways("batch"), ways("seq")
+    x = x.reshape(shards, rows // shards, parts, length // parts, *x.shape[2:])
+    x = jnp.moveaxis(x, 2, 1)
+    x = x.reshape(shards, parts, -1, *x.shape[4:])
+    return constrain(x, "batch", "seq", "rows", *["features"] * (x.ndim - 3))
+
+
+def together(x: jax.Array, rows: int) -> jax.Array:
+    """What `apart` took apart, again [rows, T, ...]."""
+    shards, parts = x.shape[:2]
+    x = x.reshape(shards, parts, rows // shards, -1, *x.shape[3:])
+    x = jnp.moveaxis(x, 1, 2)
+    x = x.reshape(rows, -1, *x.shape[4:])
+    return constrain(x, "batch", "seq", *["features"] * (x.ndim - 2))
+
+
+def summed(x: jax.Array, *axes: str) -> jax.Array:
+    """The sum of [R, Z, ...] over the devices that `apart` set apart, laid out by these axes.
+
+    In the dtype of `x`: jnp.sum would send float32 where bfloat16 is given.
+    """
+    zero = jnp.zeros((), x.dtype)
+    return constrain(jax.lax.reduce(x, zero, jax.lax.add, (0, 1)), *axes)
+
+
 def says_several() -> str | None:
     """The environment's variable that says that this is one process of several, if any does."""
     said = {

@@ -21,6 +21,7 @@ from s1jax.mesh import ArraySpec, constrain
 from s1jax.models.attention import ATTENTION, Attend
 from s1jax.models.cache import Cache, Past, past_of, write
 from s1jax.models.config import ModelConfig
+from s1jax.models.feedforward import feed_forward, pieces
 
 Params = dict[str, Any]  # nested dicts of arrays
 
@@ -219,6 +220,8 @@ class MLP(nnx.Module):
         if self.apart:
             pair = self.gate_up(x)
             gate, up = pair[:, :, 0], pair[:, :, 1]
+        elif pieces(*x.shape[:2]) > 1:
+            return feed_forward(x, *(k.kernel[...] for k in (self.gate, self.up, self.down)))
         else:
             gate, up = self.gate(x), self.up(x)
         return self.down(jax.nn.silu(gate) * up)
@@ -269,6 +272,7 @@ class Decoder(nnx.Module):
         attention: str = "xla",
         remat: str = "none",
         strict: bool = False,
+        shadows: Any = None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """See `apply`."""
         x = constrain(look_up(self.embedding[...], tokens, dtype), "batch", "seq", "features")
@@ -276,7 +280,7 @@ class Decoder(nnx.Module):
         context = (rope, positions, segments, ATTENTION[attention])
         if not isinstance(self.layers, nnx.List):
             assert cache is None, "a cache is for layers that are apart"
-            return self.final_norm(self._scan(x, context, remat)), None
+            return self.final_norm(self._scan(x, context, remat, shadows)), None
         new = []
         for layer, block in enumerate(self.layers):
             x, kv = block(x, *context, past_of(cache, layer, tokens.shape[1], strict))
@@ -285,20 +289,38 @@ class Decoder(nnx.Module):
             cache = write(cache, new, positions, segments, after=x)
         return self.final_norm(x), cache
 
-    def _scan(self, x: Float[Array, "B T D"], context: tuple, remat: str) -> Float[Array, "B T D"]:
+    def _scan(
+        self, x: Float[Array, "B T D"], context: tuple, remat: str, shadows: Any
+    ) -> Float[Array, "B T D"]:
         structure, stacked = nnx.split(self.layers)
 
         def layer(x: Array, weights: Any) -> tuple[Array, None]:
+            if shadows is not None:
+                weights = jax.tree.map(_with_shadow, *weights)
             x = checkpoint_name(x, "stream")
             return nnx.merge(structure, weights)(x, *context, None)[0], None
 
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+        if shadows is not None:
+            shadows = nnx.split(nnx.merge(structure, shadows))[1]
+            return jax.lax.scan(layer, x, (stacked, shadows))[0]
         return jax.lax.scan(layer, x, stacked)[0]
 
     def head(self) -> Float[Array, "V D"]:
         """The matrix whose rows score hidden states: the embedding itself where it is tied."""
         return self.embedding[...] if self.head_kernel is None else self.head_kernel[...]
+
+
+@jax.custom_vjp
+def _with_shadow(weight: Array, shadow: Array) -> Array:
+    """The weight in its shadow's dtype; the gradient is the shadow's, in that dtype."""
+    return weight.astype(shadow.dtype)
+
+
+_with_shadow.defvjp(
+    lambda weight, shadow: (_with_shadow(weight, shadow), None), lambda _, d: (None, d)
+)
 
 
 def _param(axes: dict[str, int]) -> nnx.Param:
@@ -360,13 +382,16 @@ def apply(
     attention: str = "xla",
     remat: str = "none",
     strict: bool = False,
+    shadows: Params | None = None,
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
     """Final hidden states [B, T, D] in `dtype`, and the cache with the tokens in it.
 
     A token sees the tokens of its own segment whose positions are not above its own. With a
     cache, those are the ones in the cache, the tokens of this call included; they must not cross
     the end of the ring. A cache needs parameters that were taken apart. `strict` makes what a
-    row gathers from it independent of where the row lies there, to the last bit.
+    row gathers from it independent of where the row lies there, to the last bit. `shadows` are
+    arrays shaped as `params["layers"]`, of which only dtypes and gradients are used: to
+    differentiate by them gives the layers' gradients in their dtype.
     """
     return decoder(cfg, params)(
         tokens,
@@ -377,6 +402,7 @@ def apply(
         attention=attention,
         remat=remat,
         strict=strict,
+        shadows=shadows,
     )
 
 

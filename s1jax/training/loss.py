@@ -1,6 +1,6 @@
 """Cross-entropy that never holds the logits of a whole batch.
 
-B rows, R shards of the rows, T tokens, C tokens of a chunk, D embed, V vocab.
+B rows, T tokens, R and Z shards of the rows and of a row, C tokens of a chunk, D embed, V vocab.
 """
 
 import functools
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from s1jax.mesh import constrain, ways
+from s1jax.mesh import apart, constrain, summed, together, ways
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -22,10 +22,11 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """The weighted sum of -log p(target) over all tokens, in float32.
 
-    Logits exist for `chunk_tokens` tokens of each row at a time. Differentiating makes the
+    Logits exist for `chunk_tokens` tokens of each device at a time. Differentiating makes the
     gradients in the same pass, while a chunk's logits are at hand: three matrix products a chunk
     instead of the four of computing the logits a second time. `head` is cast to the dtype of
-    `hidden` for the products; sums, softmax and the gradient of `head` are in float32.
+    `hidden` for the products; sums and softmax are in float32, the gradient of `head` too until the
+    devices' sums are added, in the dtype of `hidden` as those of all weights.
     """
     chunks = _chunks(hidden, targets, weights, chunk_tokens)
     table = _cast_head(head, hidden)
@@ -42,25 +43,26 @@ def _forward(
 ) -> tuple[Array, tuple]:
     chunks = _chunks(hidden, targets, weights, chunk_tokens)
     table = _cast_head(head, hidden)
-    shards = chunks[0].shape[1]
 
     def add(carry: tuple, chunk: tuple) -> tuple[tuple, Array]:
         total, d_head = carry
         hidden = chunk[0]
         loss, d_logits = _chunk_loss(table, *chunk)
         d_logits = d_logits.astype(hidden.dtype)
-        d_hidden = jnp.einsum("rbcv,vd->rbcd", d_logits, table)
+        d_hidden = jnp.einsum("rzcv,vd->rzcd", d_logits, table)
         # Transposed, [D, V], with the small operand first: XLA's CPU compiler would transpose the
         # large one, the logits of every chunk.
-        d_head += jnp.einsum("rbcd,rbcv->rdv", hidden, d_logits, preferred_element_type=jnp.float32)
-        return (total + loss, constrain(d_head, "batch", "features", "vocab")), d_hidden
+        d_head += jnp.einsum(
+            "rzcd,rzcv->rzdv", hidden, d_logits, preferred_element_type=jnp.float32
+        )
+        return (total + loss, _of_device(d_head)), d_hidden
 
-    # One sum per shard of the batch, so that a chunk's share of the head's gradient stays where
-    # it was made; the shards are added together once, at the end.
-    zeros = jnp.zeros((shards, *reversed(head.shape)), jnp.float32)
-    zeros = constrain(zeros, "batch", "features", "vocab")
-    (total, d_head), d_hidden = jax.lax.scan(add, (jnp.float32(0), zeros), chunks)
-    d_head = constrain(d_head.sum(0).T, "vocab", "embed").astype(head.dtype)
+    # A sum of each device's own, so that a chunk's share of the head's gradient stays where it was
+    # made; they are added together once, at the end.
+    zeros = jnp.zeros((ways("batch"), ways("seq"), *reversed(head.shape)), jnp.float32)
+    (total, d_head), d_hidden = jax.lax.scan(add, (jnp.float32(0), _of_device(zeros)), chunks)
+    d_head = summed(d_head.astype(hidden.dtype), "embed", "vocab").T
+    d_head = constrain(d_head, "vocab", "embed").astype(head.dtype)
     return total, (_unchunk(d_hidden, hidden.shape), d_head, weights)
 
 
@@ -81,14 +83,18 @@ def _cast_head(head: Array, hidden: Array) -> Array:
     return constrain(head.astype(hidden.dtype), "vocab", "features")
 
 
+def _of_device(d_head: Float[Array, "R Z D V"]) -> Float[Array, "R Z D V"]:
+    return constrain(d_head, "batch", "seq", "features", "vocab")
+
+
 def _chunk_loss(
     table: Float[Array, "V D"],
-    hidden: Float[Array, "R B C D"],
-    targets: Int[Array, "R B C"],
-    weights: Float[Array, "R B C"],
-) -> tuple[Float[Array, ""], Float[Array, "R B C V"]]:
+    hidden: Float[Array, "R Z C D"],
+    targets: Int[Array, "R Z C"],
+    weights: Float[Array, "R Z C"],
+) -> tuple[Float[Array, ""], Float[Array, "R Z C V"]]:
     """The loss of a chunk and its gradient by the logits."""
-    logits = jnp.einsum("rbcd,vd->rbcv", hidden, table, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("rzcd,vd->rzcv", hidden, table, preferred_element_type=jnp.float32)
     top = logits.max(-1, keepdims=True)
     exps = jnp.exp(logits - top)
     norm = exps.sum(-1, keepdims=True)
@@ -102,25 +108,21 @@ def _chunk_loss(
 def _chunks(
     hidden: Array, targets: Array, weights: Array, chunk_tokens: int
 ) -> tuple[Array, Array, Array]:
-    """The three arrays as [n, R, B/R, C, ...], padded with tokens of weight 0.
-
-    A chunk takes every n-th token, so that a `seq` axis split over devices stays split in it.
-    """
-    rows, length = targets.shape
-    shards = ways("batch")
-    count = -(-length // chunk_tokens)
-    padding = -length % count
+    """The three arrays as [n, R, Z, C, ...], padded with tokens of weight 0."""
 
     def split(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        x = x.reshape(shards, rows // shards, -1, count, *x.shape[2:])
-        axes = ("batch", "rows", "seq", *["features"] * (x.ndim - 4))
-        return constrain(jnp.moveaxis(x, 3, 0), "slices", *axes)
+        x = apart(x)
+        tokens = x.shape[2]
+        count = -(-tokens // chunk_tokens)
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, -tokens % count)] + [(0, 0)] * (x.ndim - 3))
+        x = jnp.moveaxis(x.reshape(*x.shape[:2], count, -1, *x.shape[3:]), 2, 0)
+        return constrain(x, "slices", "batch", "seq", "rows", *["features"] * (x.ndim - 4))
 
     return split(hidden), split(targets), split(weights)
 
 
-def _unchunk(x: Float[Array, "n R b C D"], shape: tuple[int, ...]) -> Float[Array, "B T D"]:
+def _unchunk(x: Float[Array, "n R Z C D"], shape: tuple[int, ...]) -> Float[Array, "B T D"]:
     rows, length, width = shape
-    x = jnp.moveaxis(x, 0, 3).reshape(rows, -1, width)[:, :length]
-    return constrain(x, "batch", "seq", "features")
+    x = jnp.moveaxis(x, 0, 2)
+    x = x.reshape(*x.shape[:2], -1, width)
+    return together(x[:, :, : rows * length // (x.shape[0] * x.shape[1])], rows)

@@ -58,8 +58,10 @@ class Metrics:
     finite: Array  # bool; if false, parameters and moments are as before the step
 
 
-def batch_loss(cfg: config.Config, model: ModelConfig, params: Params, batch: Batch) -> Array:
-    """The loss of one slice [rows, row length] of a batch, float32."""
+def batch_loss(
+    cfg: config.Config, model: ModelConfig, params: Params, batch: Batch, shadows: Params | None
+) -> Array:
+    """The loss of one slice [rows, row length] of a batch, float32; shadows as `decoder.apply`."""
     hidden, _ = decoder.apply(
         model,
         params,
@@ -69,6 +71,7 @@ def batch_loss(cfg: config.Config, model: ModelConfig, params: Params, batch: Ba
         dtype=jnp.dtype(cfg.model.compute_dtype),
         attention=choose(cfg.model.attention),
         remat=cfg.train.remat,
+        shadows=shadows,
     )
     head = decoder.decoder(model, params).head()
     return cross_entropy(hidden, head, batch.targets, batch.weights, cfg.train.loss_chunk_tokens)
@@ -77,15 +80,26 @@ def batch_loss(cfg: config.Config, model: ModelConfig, params: Params, batch: Ba
 def loss_and_gradients(
     cfg: config.Config, model: ModelConfig, params: Params, batch: Batch
 ) -> tuple[Array, Params]:
-    """Loss and gradients of a batch, its slices run one after the other and added up."""
-    differentiate = jax.value_and_grad(batch_loss, argnums=2)
+    """Loss and gradients of a batch, its slices run one after the other and added up in float32.
+
+    Of a single slice the layers' gradients are in the dtype of the arithmetic, in which they were
+    added up over devices: as float32 they would take twice the memory and say no more.
+    """
+    dtype = jnp.dtype(cfg.model.compute_dtype)
+    layers, outer = params["layers"], {k: v for k, v in params.items() if k != "layers"}
+    shadows = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), layers)  # read by nobody
+
+    @jax.value_and_grad
+    def differentiate(trained: Params, batch: Batch) -> Array:
+        return batch_loss(cfg, model, trained | {"layers": layers}, batch, trained["layers"])
 
     def add(total: tuple, slice_: Batch) -> tuple[tuple, None]:
-        part = differentiate(cfg, model, params, slice_)
-        return jax.tree.map(jnp.add, total, part), None
+        part = differentiate(outer | {"layers": shadows}, slice_)
+        return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), None
 
     if batch.tokens.shape[0] == 1:
-        return differentiate(cfg, model, params, jax.tree.map(lambda x: x[0], batch))
+        whole = jax.tree.map(lambda x: x[0], batch)
+        return differentiate(outer | {"layers": shadows}, whole)
     zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     return jax.lax.scan(add, zeros, batch)[0]
 
@@ -101,6 +115,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, gradients = loss_and_gradients(cfg, model, state.params, batch)
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, state.params)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clip = jnp.minimum(1.0, cfg.optimizer.clip_norm / (norm + 1e-6))  # torch's formula
