@@ -42,7 +42,32 @@ def make_optimizer(cfg: config.Optimizer) -> optax.GradientTransformation:
     def mask(params: Params) -> Params:
         return jax.tree.map_with_path(decays, params)
 
-    return optax.chain(
-        optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
-        optax.add_decayed_weights(cfg.weight_decay, mask),
-    )
+    return optax.chain(_adam(cfg), optax.add_decayed_weights(cfg.weight_decay, mask))
+
+
+def _adam(cfg: config.Optimizer) -> optax.GradientTransformation:
+    """optax's Adam, which computes in float32 and keeps its moments in the config's dtypes.
+
+    A moment in bfloat16 is rounded after each update, by 0.2% at most: it changes by 5 to 10% of
+    what a new gradient differs, so that nothing is lost for ever.
+    """
+    adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+
+    def kept(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+        first = optax.tree.cast(state.mu, cfg.first_moment_dtype)
+        second = optax.tree.cast(state.nu, cfg.second_moment_dtype)
+        return state._replace(mu=first, nu=second)
+
+    def init(params: Params) -> optax.ScaleByAdamState:
+        return kept(adam.init(params))
+
+    def update(
+        gradients: Params, state: optax.ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Params, optax.ScaleByAdamState]:
+        exact = state._replace(
+            mu=optax.tree.cast(state.mu, jnp.float32), nu=optax.tree.cast(state.nu, jnp.float32)
+        )
+        updates, after = adam.update(gradients, exact, params)
+        return updates, kept(after)
+
+    return optax.GradientTransformation(init, update)

@@ -29,7 +29,7 @@ class TrainState:
 
     step: Any  # int32 [], steps done
     params: Params  # in model.param_dtype
-    opt_state: Any  # Adam's moments in the parameters' dtype, and its count of updates
+    opt_state: Any  # Adam's moments in the config's dtypes, and its count of updates
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +69,12 @@ def batch_loss(
         batch.positions,
         batch.segments,
         dtype=jnp.dtype(cfg.model.compute_dtype),
-        attention=choose(cfg.model.attention),
+        attention=choose(
+            cfg.model.attention,
+            row_length=batch.tokens.shape[-1],
+            packed=cfg.data.pack,
+            dtype=cfg.model.compute_dtype,
+        ),
         remat=cfg.train.remat,
         shadows=shadows,
     )
@@ -163,7 +168,10 @@ def abstract_state(cfg: config.Config, model: ModelConfig, mesh: jax.sharding.Me
 
     opt_state = optax.tree.map_params(
         optimizer,
-        lambda _, like: like,  # moments lie where their parameters lie
+        # Moments lie where their parameters lie.
+        lambda moment, like: jax.ShapeDtypeStruct(
+            moment.shape, moment.dtype, sharding=like.sharding
+        ),
         jax.eval_shape(optimizer.init, params),
         params,
         transform_non_params=lambda x: scalar(x.dtype),
