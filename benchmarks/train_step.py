@@ -60,7 +60,7 @@ def main() -> None:
             times[name].append(timed(step))
         times["product"].append(timed(product))
 
-    flops = tokens.size * train_flops(model, 1, args.length)
+    flops = train_flops(model, [args.length] * args.rows)
     rates = [2 * MATMUL**3 / t / 1e9 for t in times["product"]]
     ratios = [b / a for a, b in zip(times["s1jax"], times["torch"], strict=True)]
     shares = [flops / t / 1e9 / r for t, r in zip(times["s1jax"], rates, strict=True)]

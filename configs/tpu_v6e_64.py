@@ -1,5 +1,6 @@
-"""s1-32B on a TPU v6e-64 slice: 16 examples over 16 groups of 4 chips.
+"""s1-32B on a TPU v6e-64 slice: 4 rows, each split over 16 chips.
 
+    python -m s1jax.plan --config=configs/tpu_v6e_64.py
     python -m s1jax.train --config=configs/tpu_v6e_64.py --workdir=DIR
 
 Devices: 64
@@ -17,7 +18,10 @@ def get_config() -> ConfigDict:
     c = config.default()
     c.model.path = "Qwen/Qwen2.5-32B-Instruct"
     c.data.path = "simplescaling/s1K"
-    # s1's batch has 16 examples: 16 ways for them, and 4 for the heads of each.
-    c.mesh.fsdp = 16
-    c.mesh.tensor = 4
+    c.data.pack = True
+    c.mesh.fsdp = 8
+    c.mesh.context = 8
+    c.plan.hardware = "v6e"
+    c.plan.example_tokens = 5200  # s1K's, about: see BUILD_NOTES.md
+    c.plan.longest_tokens = 9100
     return c

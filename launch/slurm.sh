@@ -8,10 +8,12 @@
 #SBATCH --time=02:00:00
 #SBATCH --signal=TERM@600
 #SBATCH --requeue
-# s1-32B on 2 nodes of 8 H100s: one process a GPU, which JAX joins from SLURM's environment. Ten
-# minutes before its time is over the job is told to save, and ends with 75; submit it again to go on.
+# s1-32B on 2 nodes of 8 H100s, which JAX joins from SLURM's environment. Ten minutes before its time
+# is over the job is told to save, and ends with 75; submit it again to go on.
 #   sbatch launch/slurm.sh --config=configs/h100_16.py --workdir=/shared/s1-32b
-# The workdir must be on storage that all nodes see.
+#   VERB=evaluate sbatch launch/slurm.sh --config=configs/h100_16.py --workdir=/shared/s1-32b
+# One process a GPU, since that is what JAX takes a SLURM task to be: it gives each task the GPU of its
+# local number. The workdir must be on storage that all nodes see.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch from the checkout}"
-exec srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m s1jax.train "$@"
+exec srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m "s1jax.${VERB:-train}" "$@"

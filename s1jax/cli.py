@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from s1jax.config import Config, overridden, resolve
 from s1jax.types import UserError
 
-DONE, USER_ERROR, PREEMPTED = 0, 2, 75
+DONE, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 2, 75, 130
 
 # What the system refuses: nothing that a traceback of ours would explain.
 REFUSED = (
@@ -131,26 +131,31 @@ def directory_of(values: Any, name: str) -> Path:
     return path
 
 
+def excuse(error: Exception) -> str | None:
+    """The one message of an error that is the user's or the system's; None for a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Runs a verb's `main(argv)` and exits with its code; a UserError becomes one message."""
     try:
         code = main(sys.argv)
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = USER_ERROR
     except BrokenPipeError:
         # Who reads has seen enough, as `head` does. Python's own flush at the exit must not
         # find the broken pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + 13
-    except OSError as error:
-        if error.errno not in REFUSED:
+    except (UserError, OSError) as error:
+        if (said := excuse(error)) is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     sys.exit(code)

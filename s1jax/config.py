@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,29 +143,17 @@ def resolve(config: ConfigDict, name: str = "config") -> Config:
 
 def check(cfg: Config) -> list[str]:
     """Everything wrong with the values of a well-typed config, one line each."""
-    problems: list[str] = []
-
-    def require(ok: bool, problem: str) -> None:
-        if not ok:
-            problems.append(problem)
-
-    def choice(path: str, value: str, choices: Iterable[str]) -> None:
-        require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
-
-    problems += check_training(
-        cfg.model, cfg.data, cfg.train, cfg.optimizer, cfg.checkpoint, cfg.export, cfg.plan
-    )
-    problems += check_mesh(cfg.mesh, cfg.data, cfg.train)
-    choice("decode.parity", cfg.decode.parity, PARITIES)
-    choice("decode.order", cfg.decode.order, ORDERS)
-    if cfg.decode.prompt_class is not None:
-        choice("decode.prompt_class", cfg.decode.prompt_class, PROMPT_CLASSES)
-    require(cfg.seed >= 0, f"seed={cfg.seed} must be at least 0")
-    problems += check_curation(cfg.pool, cfg.distill, cfg.curate)
-    problems += _check_decode(cfg.decode)
-    problems += _check_evaluate(cfg)
-    problems += _check_serve(cfg.serve)
-    return problems
+    return [
+        *([f"seed={cfg.seed} must be at least 0"] if cfg.seed < 0 else []),
+        *check_training(
+            cfg.model, cfg.data, cfg.train, cfg.optimizer, cfg.checkpoint, cfg.export, cfg.plan
+        ),
+        *check_mesh(cfg.mesh, cfg.data, cfg.train),
+        *check_curation(cfg.pool, cfg.distill, cfg.curate),
+        *_check_decode(cfg.decode),
+        *_check_evaluate(cfg),
+        *_check_serve(cfg.serve),
+    ]
 
 
 def _check_decode(dec: Decode) -> list[str]:
@@ -174,6 +162,12 @@ def _check_decode(dec: Decode) -> list[str]:
     def require(ok: bool, problem: str) -> None:
         if not ok:
             problems.append(f"decode.{problem}")
+
+    words = {"parity": PARITIES, "order": ORDERS, "prompt_class": (None, *PROMPT_CLASSES)}
+    for name, choices in words.items():
+        value = getattr(dec, name)
+        known = [choice for choice in choices if choice]
+        require(value in choices, f'{name}="{value}" is unknown{nearest(str(value), known)}')
 
     for least, note, names in (
         (1, " (or None, all that the context leaves)", ("max_thinking_tokens",)),

@@ -13,6 +13,9 @@ Leaves in the workdir: generations.jsonl, a line a sample as it was made; scores
 is right; results.json and report.md, what follows; scaling.png, methods.png, thinking.png,
 waits.png; samples.html, to look at single samples. The same command goes on where it stopped, and
 a changed sweep makes what is new in it. --grade generates nothing: it grades what is there.
+
+In a job of several processes each asks every n-th question, on its own devices, and the first one
+grades and reports.
 """
 
 from collections.abc import Sequence
@@ -22,8 +25,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from s1jax import cli
+from s1jax import cli, xla_flags
 from s1jax.config import Config
+from s1jax.distributed import meet, process_index, refuse_several, run_together
 from s1jax.evaluation.results import BASE, MODEL
 from s1jax.evaluation_config import Run, sweep
 from s1jax.outcomes import (
@@ -56,7 +60,11 @@ def main(argv: Sequence[str]) -> int:
     cfg, workdir = cli.config_of(values), cli.directory_of(values, "workdir")
     if values.grade and values.model is not None:
         raise UserError("--grade and --model: the models are those whose generations are there")
-    return evaluate(cfg, workdir, values.model, grade=values.grade)
+    if values.grade:
+        refuse_several("evaluate --grade")
+    else:
+        xla_flags.apply_flags(xla_flags.find_accelerator())
+    return run_together(lambda: evaluate(cfg, workdir, values.model, grade=values.grade))
 
 
 def evaluate(
@@ -75,11 +83,17 @@ def evaluate(
         with cli.stops():
             items = read_tasks(cfg.evaluate)
             check_judge(cfg)
+            if cfg.evaluate.judge.via == "local":  # only the first process would ask it
+                refuse_several('evaluate with evaluate.judge.via="local"')
             if grade:
                 evaluation = Evaluation.read(workdir / MANIFEST)
             else:
                 evaluation = _generate(cfg, workdir, _models(cfg, workdir, model), items, devices)
+                if process_index() > 0:
+                    meet("results told")
+                    return cli.DONE
             results = tell(cfg, workdir, evaluation, items, asked_now=not grade)
+            meet("results told")
     except cli.Stopped:
         say(f"stopped; every sample is in {workdir / GENERATIONS}: start again to go on")
         return cli.PREEMPTED
@@ -114,12 +128,11 @@ def _generate(
     import jax
 
     from s1jax import mini
-    from s1jax.evaluating import Evaluated
-    from s1jax.evaluation.samples import SamplesFile
-    from s1jax.mesh import make_mesh, refuse_several
+    from s1jax.evaluating import Evaluated, open_samples
+    from s1jax.mesh import make_mesh
 
-    refuse_several("evaluate")
-    mesh = make_mesh(cfg.mesh, devices)
+    # Each process of a job decodes by itself: rows of a batch need nothing of each other.
+    mesh = make_mesh(cfg.mesh, devices or jax.local_devices())
     evaluated = {}
     for label, path in models.items():
         revision = cfg.model.revision if path == cfg.model.path else None
@@ -148,10 +161,11 @@ def _generate(
             "platform": jax.default_backend(),
         },
     )
-    with SamplesFile(workdir / GENERATIONS) as file:
-        evaluation.write(workdir / MANIFEST)
+    with open_samples(workdir / GENERATIONS) as (known, samples):
+        if jax.process_index() == 0:
+            evaluation.write(workdir / MANIFEST)
         for label, one in evaluated.items():
-            one.generate(mesh, file, label)
+            one.generate(mesh, known, samples, label)
     return evaluation
 
 

@@ -5,6 +5,7 @@ each question: the longest is decoded, the others branch off its cache (see deco
 That is done exactly where it is exact: where the branch's rules are those of the run itself.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,8 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from s1jax.asking import Model, ask, open_model
 from s1jax.chat import ChatTokenizer
@@ -21,6 +25,7 @@ from s1jax.config import Config, Decode, decode_of
 from s1jax.decoding.budget import ANSWER, CLOSED, INSERTED, THOUGHT
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, Output, Request, rules_of
+from s1jax.distributed import meet
 from s1jax.evaluation import samples
 from s1jax.evaluation.measures import s1_lengths
 from s1jax.evaluation.samples import Sample, SamplesFile
@@ -115,10 +120,26 @@ class Evaluated:
         ]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
-    def generate(self, mesh: jax.sharding.Mesh, file: SamplesFile, label: str) -> None:
-        """Makes every sample that the file has not, and adds it there when it is finished."""
-        missing = {want.key: want for want in self.wanted if want.key not in file}
-        total = len({want.key for want in self.wanted})
+    def generate(
+        self, mesh: jax.sharding.Mesh, known: SamplesFile, file: SamplesFile, label: str
+    ) -> None:
+        """Makes this process's share of the samples that are not known, each into the file at once.
+
+        Process i of n has every n-th question, with all that is asked about it: runs that branch
+        off one generation stay together, and whoever starts again has the same share.
+        """
+        count, index = jax.process_count(), jax.process_index()
+        questions = dict.fromkeys((want.item.task, want.item.id) for want in self.wanted)
+        own = set(list(questions)[index::count])
+        wanted = [want for want in self.wanted if (want.item.task, want.item.id) in own]
+        missing = {want.key: want for want in wanted if want.key not in known}
+        total = len({want.key for want in wanted})
+        if count > 1:
+            # Checkpoints are read by all processes together or by none.
+            meet(f"samples of {label}")
+            label += f" (process {index} of {count})"
+            if multihost_utils.process_allgather(np.array(bool(missing))).any() and not missing:
+                self.model.engine(mesh, 1)
         if len(missing) < total:
             say(f"{label}: {total - len(missing)} of {total} samples are there already")
         if not missing:
@@ -138,6 +159,36 @@ class Evaluated:
             file.add(_sample(want, output, tries))
             progress.done += 1
         progress.show(f"{format_count(engine.counts.tokens)} tokens", last=True)
+
+
+@contextlib.contextmanager
+def open_samples(path: Path) -> Iterator[tuple[SamplesFile, SamplesFile]]:
+    """The samples that are known, and the file that takes this process's own.
+
+    With one process both are the file at `path`. With several each of the others writes a file
+    beside it, and at the end, or at the next beginning, process 0 moves those samples into `path`.
+    """
+    index = jax.process_index()
+    if index == 0:
+        _gather(path)
+    meet("samples gathered")
+    known = SamplesFile(path)
+    meet("samples read")
+    own = known if index == 0 else SamplesFile(path.with_suffix(f".{index}{path.suffix}"))
+    with own:
+        yield known, own
+    meet("samples made")
+    if index == 0:
+        _gather(path)
+
+
+def _gather(path: Path) -> None:
+    for part in sorted(path.parent.glob(f"{path.stem}.*{path.suffix}")):
+        made = SamplesFile(part)
+        with SamplesFile(path) as file:
+            for key in made.keys - file.keys:
+                file.add(made.get(key))
+        part.unlink()
 
 
 def _requests(model: Model, run: Run, prompts: Sequence[Prompt]) -> list[Request]:

@@ -38,8 +38,9 @@ from s1jax.config import Config
 from s1jax.decoding.controls import majority_vote
 from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Branch, History, Request
+from s1jax.distributed import refuse_several
 from s1jax.generations import Generation, GenerationsFile, Prompt, made_with, read_prompts
-from s1jax.mesh import make_mesh, refuse_several
+from s1jax.mesh import make_mesh
 from s1jax.models.load import BytesProgress, digest, pinned
 from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
 from s1jax.stream import Stream

@@ -26,6 +26,7 @@ class Hardware:
     price: float  # dollars for a device and hour
     torus: int = 0  # of a TPU: how many dimensions its slices have
     chip_devices: int = 1
+    compiles: bool = True  # that XLA's compiler, run elsewhere, gives what the machine would run
 
 
 # NVIDIA's memory less 8%, as XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 has it in launch/; a TPU's is what
@@ -79,6 +80,7 @@ HARDWARE: dict[str, Hardware] = {
         host_devices=4,
         price=3.2,
         torus=3,
+        compiles=False,
     ),
     "v5e": Hardware(
         platform="tpu",

@@ -26,8 +26,9 @@ from s1jax.decoding.engine import Engine
 from s1jax.decoding.record import Output, Request
 from s1jax.decoding.requests import Ask, requests_of, sample_id
 from s1jax.decoding.scoring import score, text_of
+from s1jax.distributed import refuse_several
 from s1jax.gen_kwargs import AUTO, Asked, can_stop, cut, read_gen_kwargs
-from s1jax.mesh import make_mesh, refuse_several
+from s1jax.mesh import make_mesh
 from s1jax.models.load import BytesProgress
 from s1jax.progress import Progress, say
 from s1jax.prompts import EVALUATOR_RESERVE, Delimiters, delimiters, room_tokens

@@ -6,7 +6,6 @@ catch-all: an axis that the table does not know is an error.
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from s1jax.types import UserError
 AXES = ("data", "fsdp", "context", "tensor")
 
 MeshAxes = str | tuple[str, ...] | None
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh  # of devices, or of sizes alone
 
 RULES: dict[str, MeshAxes] = {
     # Parameters. What has no `embed` axis (biases of heads, norms of one head) stays whole over
@@ -144,7 +144,7 @@ def partition(axes: Sequence[str]) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def sharding(name: str, spec: ArraySpec, mesh: jax.sharding.Mesh) -> NamedSharding:
+def sharding(name: str, spec: ArraySpec, mesh: AnyMesh) -> NamedSharding:
     """The sharding of one array.
 
     Raises UserError, naming array, axis and config key, if a size does not divide; ValueError as
@@ -167,7 +167,7 @@ def sharding(name: str, spec: ArraySpec, mesh: jax.sharding.Mesh) -> NamedShardi
     return NamedSharding(mesh, parts)
 
 
-def shardings(specs: dict, mesh: jax.sharding.Mesh) -> dict:
+def shardings(specs: dict, mesh: AnyMesh) -> dict:
     """The shardings of a tree of ArraySpecs; see `sharding`."""
     return jax.tree.map_with_path(
         lambda path, spec: sharding(path_name(path), spec, mesh), specs, is_leaf=_is_spec
@@ -195,8 +195,7 @@ def ways(axis: str) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
-    entry = _rules.get()[axis]
-    return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))
+    return math.prod(mesh.shape[a] for a in _mesh_axes(axis))
 
 
 def apart(x: jax.Array) -> jax.Array:
@@ -226,50 +225,26 @@ def together(x: jax.Array, rows: int) -> jax.Array:
 def summed(x: jax.Array, *axes: str) -> jax.Array:
     """The sum of [R, Z, ...] over the devices that `apart` set apart, laid out by these axes.
 
-    In the dtype of `x`: jnp.sum would send float32 where bfloat16 is given.
+    `embed` is one of them, and whole in `x`. Each device is sent its part of the sum alone, in the
+    dtype of `x`: XLA would send float32 where bfloat16 is given, and on TPUs whole sums.
     """
-    zero = jnp.zeros((), x.dtype)
-    return constrain(jax.lax.reduce(x, zero, jax.lax.add, (0, 1)), *axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x[0, 0]
+    whole = partition(("batch", "seq", *("features" if a == "embed" else a for a in axes)))
+    split = _mesh_axes("embed")
+    rest = tuple(a for name in ("batch", "seq") for a in _mesh_axes(name) if a not in split)
 
-
-def says_several() -> str | None:
-    """The environment's variable that says that this is one process of several, if any does."""
-    said = {
-        "COORDINATOR_ADDRESS": bool(os.environ.get("COORDINATOR_ADDRESS")),
-        "SLURM_NTASKS": int(os.environ.get("SLURM_NTASKS", "1")) > 1,
-        "TPU_WORKER_HOSTNAMES": "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""),
-        "JOIN_HOSTS": os.environ.get("JOIN_HOSTS") == "1",
-    }
-    return next((name for name, several in said.items() if several), None)
-
-
-def refuse_several(verb: str) -> None:
-    """Raises UserError if this is one process of several: the verb knows only its own devices."""
-    if variable := says_several():
-        raise UserError(
-            f"{verb} runs in one process on one host's devices, and {variable} says that this is"
-            " one of several: start it once, with that variable unset"
+    def scatter(x: jax.Array) -> jax.Array:
+        part = jax.lax.psum_scatter(
+            x[0, 0], split, scatter_dimension=axes.index("embed"), tiled=True
         )
+        return jax.lax.psum(part, rest) if rest else part
+
+    return jax.shard_map(scatter, in_specs=whole, out_specs=partition(axes))(x)
 
 
-def start_distributed() -> None:
-    """Joins this process to the others of the job, if the environment names any.
-
-    An explicit address wins (COORDINATOR_ADDRESS=host:port, NUM_PROCESSES, PROCESS_ID); else a
-    SLURM job of several tasks or a TPU slice on GKE is found by JAX itself, and with JOIN_HOSTS=1
-    whatever JAX can find: TPU VMs tell their hosts apart only when asked.
-    Raises UserError if the explicit address is incomplete.
-    """
-    explicit = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
-    given = [name for name in explicit if os.environ.get(name)]
-    if given:
-        missing = [name for name in explicit if name not in given]
-        if missing:
-            raise UserError(f"{', '.join(given)} is set in the environment but {missing[0]} is not")
-        try:
-            count, index = int(os.environ["NUM_PROCESSES"]), int(os.environ["PROCESS_ID"])
-        except ValueError as error:
-            raise UserError("NUM_PROCESSES and PROCESS_ID must be whole numbers") from error
-        jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
-    elif says_several():
-        jax.distributed.initialize()
+def _mesh_axes(axis: str) -> tuple[str, ...]:
+    """The mesh axes that an array axis is split over."""
+    entry = _rules.get()[axis]
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())

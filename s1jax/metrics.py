@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax
 from s1jax import hardware
 from s1jax.models.config import ModelConfig
 from s1jax.progress import SECONDS_BETWEEN_LINES, format_count, format_seconds
+from s1jax.training.goodput import PARTS, STEP_PARTS, added, times_of
 
 
 def peak_flops(device_kinds: Sequence[str]) -> float | None:
@@ -24,30 +25,31 @@ def peak_flops(device_kinds: Sequence[str]) -> float | None:
     return sum(known) if len(known) == len(peaks) else None
 
 
-def train_flops(cfg: ModelConfig, tokens: int, row_length: int) -> float:
-    """Operations of one training step on that many tokens, in rows of that length.
+def train_flops(cfg: ModelConfig, lengths: Sequence[int]) -> float:
+    """Operations of one training step on examples of so many tokens each.
 
     A multiplication and an addition count as two, the backward pass as two forward passes, and
     recomputation not at all (it is the price of memory, not part of the work). Hence 6 for each
     parameter and token; the embedding table is looked up, not multiplied with, so it counts only
-    where it is the head as well. Attention: a token meets (row_length + 1) / 2 keys on average
-    when it sees only those before it and itself, and for each key and each of heads x head_dim
-    features there is one multiplication for the score and one for the sum of values. Rows that
-    hold several examples need less than that.
+    where it is the head as well. Attention: a token meets the keys of its own example before it
+    and itself, and for each key and each of heads x head_dim features there is one multiplication
+    for the score and one for the sum of values. Padding counts nothing, nor does it matter how the
+    examples lie in rows.
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1; PaLM (arXiv 2204.02311), appendix
     B, which does not halve the attention.
     """
     matmul = cfg.parameters - (0 if cfg.tied else cfg.vocab_size * cfg.embed_dim)
-    keys = (row_length + 1) / 2
-    attention = cfg.layers * 2 * cfg.heads * cfg.head_dim * keys
-    return 6.0 * tokens * (matmul + attention)
+    keys = sum(n * (n + 1) // 2 for n in lengths)
+    return 6.0 * (matmul * sum(lengths) + 2 * cfg.layers * cfg.heads * cfg.head_dim * keys)
 
 
 class RunLog:
     """One line a step in `metrics.jsonl`, TensorBoard, and a progress line on stderr.
 
-    `step` counts from 0. A run that goes on at `resume_step` drops the lines from there on, so
-    the file becomes that of a run never stopped, but for times. Only process 0 writes.
+    `step` counts from 0. A run that goes on at `resume_step` drops the lines from there on when
+    it has the first of its own, so the file becomes that of a run never stopped, but for times.
+    The time of the dropped lines is that line's `lost_s`: all lines together have the time of all
+    processes of the run, up to what a killed one did after its last line. Only process 0 writes.
     """
 
     def __init__(
@@ -57,23 +59,23 @@ class RunLog:
         total_steps: int,
         resume_step: int = 0,
         tensorboard: bool = True,
-        flops_per_token: float = 0.0,
+        devices: int = 1,
         peak: float | None = None,
     ):
         self.path = Path(directory) / "metrics.jsonl"
         self.total_steps = total_steps
-        self.flops_per_token, self.peak = flops_per_token, peak
+        self.resume_step = resume_step
+        self.devices, self.peak = devices, peak
         self.active = jax.process_index() == 0
         self._in_place = sys.stderr.isatty()
         self._shown_at = -math.inf
         self._line_open = False
         self._times: deque[float] = deque(maxlen=20)
+        self._file: Any = None
         self._tensorboard: Any = None
         if not self.active:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_lines_before(self.path, resume_step)
-        self._file = self.path.open("a")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -90,14 +92,19 @@ class RunLog:
         gradient_norm: float,
         tokens: int,
         trained_tokens: int,
-        step_time_s: float,
+        row_tokens: int,
+        flops: float,
+        times: Mapping[str, float],
     ) -> None:
-        """Logs one step. `tokens` are those of examples, not padding; `trained_tokens` have a loss.
+        """Logs one step. `tokens` are those of examples, `row_tokens` have the padding as well.
 
-        A number that is not finite becomes null: JSON has no other word for it.
+        `trained_tokens` have a loss; `times` are the seconds since the line before, by the parts
+        of s1jax.training.goodput. A number that is not finite becomes null: JSON has no other word
+        for it.
         """
         if not self.active:
             return
+        step_time_s = sum(times.get(part, 0.0) for part in STEP_PARTS)
         rate = tokens / step_time_s
         line = {
             "step": step,
@@ -106,19 +113,43 @@ class RunLog:
             "gradient_norm": gradient_norm,
             "tokens": tokens,
             "trained_tokens": trained_tokens,
+            "useful_share": tokens / row_tokens,
             "useful_tokens_per_s": rate,
+            "device_tokens_per_s": rate / self.devices,
+            "mfu": flops / step_time_s / self.peak if self.peak else None,
             "step_time_s": step_time_s,
-            "mfu": rate * self.flops_per_token / self.peak if self.peak else None,
+            **_fields(times),
         }
         finite = {k: v if v is None or math.isfinite(v) else None for k, v in line.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        if self._file is None:
+            before = read_log(self.path)
+            lost = sum(times_of([x for x in before if x["step"] >= self.resume_step]).values())
+            finite |= _fields(added(times, {"lost": lost}))
+            self._rewrite([*(x for x in before if x["step"] < self.resume_step), finite])
+        else:
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
         if self._tensorboard is not None:
             for name, value in line.items():
                 if name != "step" and value is not None:
                     self._tensorboard.add_scalar(name, value, step)
         self._times.append(step_time_s)
         self._show(line)
+
+    def add_times(self, times: Mapping[str, float]) -> None:
+        """Adds time that was spent after the last step to its line."""
+        if self._file is not None:
+            *before, last = read_log(self.path)
+            self._rewrite([*before, last | _fields(added(times_of([last]), times))])
+
+    def _rewrite(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Puts these lines in the place of the file's, all at once, and goes on after them."""
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if self._file is not None:
+            self._file.close()
+        temporary.replace(self.path)
+        self._file = self.path.open("a")
 
     def say(self, text: str) -> None:
         """Prints a line of its own to stderr without breaking the progress line."""
@@ -130,7 +161,8 @@ class RunLog:
         """Ends the progress line and the files."""
         if self.active:
             self._end_line()
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
 
@@ -154,18 +186,17 @@ class RunLog:
             self._line_open = False
 
 
-def _keep_lines_before(path: Path, step: int) -> None:
-    """Drops the lines from that step on, and a last one that a killed run left unfinished."""
-    if not path.exists():
-        return
-    kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] < step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+def _fields(times: Mapping[str, float]) -> dict[str, float]:
+    return {f"{part}_s": times.get(part, 0.0) for part in PARTS}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl."""
+    """The whole lines of a metrics.jsonl, without one that a killed run left unfinished.
+
+    No lines if there is no such file.
+    """
+    if not path.exists():
+        return []
     lines = []
     for text in path.read_text().splitlines():
         try:
@@ -193,6 +224,27 @@ def progress(line: dict[str, Any], total_steps: int, eta_s: float) -> str:
 def eta(step: int, total_steps: int, step_times_s: Sequence[float] | deque[float]) -> float:
     """Seconds left after that step, by the median of recent ones: compilation does not count."""
     return (total_steps - step - 1) * statistics.median(step_times_s)
+
+
+def averages(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Means over a whole log: the useful share by tokens, tokens a second of a device, the MFU.
+
+    A mean of rates is that of the work over that of the time. None where a line has no figure.
+    """
+
+    def mean(name: str, weights: Sequence[float]) -> float | None:
+        values = [line[name] for line in lines if line.get(name) is not None]
+        if not values or len(values) < len(lines):
+            return None
+        return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+    times = [line["step_time_s"] for line in lines]
+    row_tokens = [line["tokens"] / line.get("useful_share", 1.0) for line in lines]
+    return {
+        "useful_share": mean("useful_share", row_tokens),
+        "device_tokens_per_s": mean("device_tokens_per_s", times),
+        "mfu": mean("mfu", times),
+    }
 
 
 def plot_loss(jsonl: Path, out: Path) -> None:

@@ -36,7 +36,8 @@ from s1jax import cli, mini
 from s1jax.asking import Model, open_model
 from s1jax.config import Config
 from s1jax.decoding.engine import Engine
-from s1jax.mesh import make_mesh, refuse_several
+from s1jax.distributed import refuse_several
+from s1jax.mesh import make_mesh
 from s1jax.models.load import BytesProgress
 from s1jax.progress import Progress, say
 from s1jax.serving.asks import reserve, warm_up

@@ -3,7 +3,8 @@
     python -m s1jax.train --config=configs/mini.py --workdir=/tmp/s1jax
 
 Leaves in the workdir: checkpoints/, metrics.jsonl, tensorboard/, loss.png, config.json, and hf/,
-the fine-tuned model as a Hugging Face directory. The same command goes on where it stopped.
+the fine-tuned model as a Hugging Face directory. The same command goes on where it stopped. With
+--config.train.profile_step=N also profile/, the trace of a few steps from that one on.
 """
 
 import dataclasses
@@ -12,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,29 +22,25 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from s1jax import cli, mini
+from s1jax import cli, mini, xla_flags
 from s1jax.card import model_card
 from s1jax.chat import ChatTokenizer, chat_of
 from s1jax.checkpoint import Checkpoints, check_same, save_assets
 from s1jax.config import Config, to_json
-from s1jax.data.batches import Arrays, Batches
+from s1jax.data.batches import Batches
 from s1jax.data.examples import load_examples
-from s1jax.data.labels import LabelStats, check_labels, digest, label_stats, tokenize
-from s1jax.mesh import ArraySpec, exact_products, make_mesh, sharding, start_distributed
-from s1jax.metrics import RunLog, peak_flops, plot_loss, read_log, train_flops
-from s1jax.models.hf import HFCheckpoint, open_checkpoint
+from s1jax.data.labels import check_labels, digest, label_stats, tokenize
+from s1jax.distributed import run_together
+from s1jax.mesh import exact_products, make_mesh
+from s1jax.metrics import averages, plot_loss, read_log
+from s1jax.models.hf import open_checkpoint
 from s1jax.models.weights import load_params, refuse_foreign, save_checkpoint
 from s1jax.progress import format_bytes, format_count, format_seconds
+from s1jax.training.goodput import Stopwatch, added, goodput, sentence, times_of
+from s1jax.training.loop import as_dict, run_steps
 from s1jax.training.memory import memory
-from s1jax.training.step import (
-    BATCH_AXES,
-    Batch,
-    Metrics,
-    TrainState,
-    abstract_state,
-    init_state,
-    make_step,
-)
+from s1jax.training.run import Run
+from s1jax.training.step import TrainState, abstract_state, init_state
 from s1jax.training_config import check_batch
 from s1jax.types import UserError
 
@@ -85,30 +81,6 @@ class Stop:
             raise Preempted
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that is known before the first array is made."""
-
-    cfg: Config
-    workdir: Path
-    source: HFCheckpoint
-    mesh: jax.sharding.Mesh
-    batches: Batches
-    labels: LabelStats
-    abstract: TrainState
-    meta: dict[str, Any]  # what a checkpoint must agree with
-
-    @property
-    def checkpoints(self) -> Path:
-        """The directory of the run's checkpoints."""
-        return self.workdir / "checkpoints"
-
-    @property
-    def done(self) -> Path:
-        """The file that says that this run has ended, and with what."""
-        return self.workdir / "done.json"
-
-
 def main(argv: Sequence[str]) -> int:
     """Parses the flags and trains."""
     values = cli.new_flags()
@@ -116,8 +88,8 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
     values = cli.parse(values, __doc__, argv)
     cfg, workdir = cli.config_of(values), cli.directory_of(values, "workdir")
-    start_distributed()
-    return train(cfg, workdir)
+    xla_flags.apply_flags(xla_flags.find_accelerator())
+    return run_together(lambda: train(cfg, workdir))
 
 
 def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = None) -> int:
@@ -125,12 +97,14 @@ def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = Non
 
     Raises UserError for anything wrong with config, model, data or checkpoints.
     """
+    stopwatch = Stopwatch()
     with Stop() as stop:
         try:
-            run = prepare(cfg, workdir, devices)
-            print_header(run)
+            with stopwatch.spent("load"):
+                run = prepare(cfg, workdir, devices)
+                print_header(run)
             with jax.set_mesh(run.mesh), exact_products(cfg.model.compute_dtype):
-                return _train(run, stop)
+                return _train(run, stop, stopwatch)
         except Preempted:
             say("stopped by SIGTERM; start again to go on")
             return cli.PREEMPTED
@@ -181,23 +155,27 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
     return Run(cfg, workdir, source, mesh, batches, labels, abstract, meta)
 
 
-def _train(run: Run, stop: Stop) -> int:
+def _train(run: Run, stop: Stop, stopwatch: Stopwatch) -> int:
     checkpoints = Checkpoints(run.checkpoints, run.cfg.checkpoint.keep)
     total = run.batches.total_steps
-    state = _restore(run, checkpoints)
+    with stopwatch.spent("load"):
+        state = _restore(run, checkpoints)
     if state is not None and int(state.step) == total and _is_done(run):
         say(f"this run is done: {run.workdir / 'hf'}; nothing is left to do")
         return cli.DONE
     if jax.process_index() == 0:
         _write(run.workdir / "config.json", to_json(run.cfg))
     if state is None:
-        state = _load(run, stop)
-        save_assets(run.checkpoints, run.source.directory)
-    state = _steps(run, state, checkpoints, stop)
+        with stopwatch.spent("load"):
+            state = _load(run, stop)
+            save_assets(run.checkpoints, run.source.directory)
+    state = run_steps(run, state, checkpoints, stop.asked, stopwatch)
     if int(state.step) < total:
         say(f"stopped by SIGTERM after step {int(state.step)} of {total}; start again to go on")
         return cli.PREEMPTED
-    _finish(run, state, stop)
+    with stopwatch.spent("save"):
+        metrics = _export(run, state, stop)
+    _conclude(run, metrics, stopwatch)
     return cli.DONE
 
 
@@ -207,7 +185,7 @@ def _restore(run: Run, checkpoints: Checkpoints) -> TrainState | None:
     if saved is None:
         return None
     check_same(saved.meta, run.meta, run.cfg.checkpoint.allow_changes)
-    restored = checkpoints.restore(_as_dict(run.abstract), warn=say)
+    restored = checkpoints.restore(as_dict(run.abstract), warn=say)
     assert restored is not None
     say(f"going on after step {restored.step} of {run.batches.total_steps}")
     return TrainState(**restored.state)
@@ -219,128 +197,13 @@ def _load(run: Run, stop: Stop) -> TrainState:
     params = load_params(run.source, run.mesh, run.cfg.model.param_dtype, stop.check)
     layouts = jax.tree.map(lambda x: x.sharding, run.abstract)
     make = jax.jit(lambda p: init_state(run.cfg, p), out_shardings=layouts, donate_argnums=0)
-    state = make(params)
+    state = jax.block_until_ready(make(params))
     say(f"weights loaded in {format_seconds(time.monotonic() - started)}")
     return state
 
 
-def _steps(run: Run, state: TrainState, checkpoints: Checkpoints, stop: Stop) -> TrainState:
-    """The state after the last step, or after the one at which the job was asked to end."""
-    cfg, batches = run.cfg, run.batches
-    first, total = int(state.step), batches.total_steps
-    step_fn = _compile(run) if first < total else None
-    flops = train_flops(run.source.cfg, 1, batches.row_length)
-    log = RunLog(
-        run.workdir,
-        total_steps=total,
-        resume_step=first,
-        tensorboard=cfg.train.tensorboard,
-        flops_per_token=flops,
-        peak=peak_flops([device.device_kind for device in run.mesh.devices.flat]),
-    )
-    report = Report(log, batches)
-    waiting: tuple[int, Metrics] | None = None
-    for step in range(first, total):
-        assert step_fn is not None
-        state, metrics = step_fn(state, _to_devices(batches.arrays(step), run.mesh))
-        # The metrics of the step before: the device already works on this one while we wait.
-        if waiting is not None:
-            report(*waiting)
-        waiting = step, metrics
-        ending = stop.asked(step + 1)
-        saving = (step + 1) % cfg.checkpoint.every_steps == 0 or step + 1 == total
-        if saving or ending:
-            report(*waiting)
-            waiting = None
-            checkpoints.save(step + 1, _as_dict(state), run.meta)
-        checkpoints.check()
-        bad_steps = report.bad_steps
-        if bad_steps >= cfg.train.max_bad_steps:
-            if waiting is not None:
-                report(*waiting)
-            checkpoints.save(step + 1, _as_dict(state), run.meta)
-            checkpoints.close()
-            raise UserError(
-                f"loss or gradients were not finite for {bad_steps} steps in a row; the parameters"
-                f" of the last good step are saved in {run.checkpoints / str(step + 1)}: lower"
-                " optimizer.learning_rate, or look at the examples named above"
-            )
-        if ending:
-            break
-    checkpoints.close()
-    log.close()
-    return state
-
-
-class Report:
-    """Tells of each step in turn, and counts those that were not finite."""
-
-    def __init__(self, log: RunLog, batches: Batches):
-        self.log, self.batches = log, batches
-        self.bad_steps = 0  # in a row, up to the last one told of
-        self._before = time.monotonic()
-
-    def __call__(self, step: int, metrics: Metrics) -> None:
-        """Waits for the metrics of a step and logs them."""
-        told = {name: x.item() for name, x in jax.device_get(vars(metrics)).items()}
-        now = time.monotonic()
-        useful, trained = self.batches.tokens(step)
-        self.log.step(
-            step,
-            loss=told["loss"],
-            learning_rate=told["learning_rate"],
-            gradient_norm=told["gradient_norm"],
-            tokens=useful,
-            trained_tokens=trained,
-            step_time_s=now - self._before,
-        )
-        self._before = now
-        self.bad_steps = 0 if told["finite"] else self.bad_steps + 1
-        if not told["finite"]:
-            self.log.say(
-                f"step {step}: loss {told['loss']}, gradient norm {told['gradient_norm']}: not"
-                f" finite, so nothing is updated; its examples: {', '.join(self.batches.ids(step))}"
-            )
-
-
-def _compile(run: Run) -> Any:
-    """The compiled step, state donated."""
-    started = time.monotonic()
-    say("compiling ...")
-    layouts = jax.tree.map(lambda x: x.sharding, run.abstract)
-    step = make_step(run.cfg, run.source.cfg, run.batches.total_steps)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None))
-    compiled = jitted.lower(run.abstract, _abstract_batch(run)).compile()
-    say(f"compiled in {format_seconds(time.monotonic() - started)}")
-    return compiled
-
-
-def _abstract_batch(run: Run) -> Batch:
-    rows = run.batches.rows // run.cfg.train.accumulation_steps
-    spec = ArraySpec((run.cfg.train.accumulation_steps, rows, run.batches.row_length), BATCH_AXES)
-    layout = sharding("batch", spec, run.mesh)
-
-    def array(dtype: type) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=layout)
-
-    integers = array(np.int32)
-    return Batch(integers, integers, array(np.float32), integers, integers)
-
-
-def _to_devices(arrays: Arrays, mesh: jax.sharding.Mesh) -> Batch:
-    """The batch on its devices; each process hands over just the parts of its own."""
-    layout = sharding("batch", ArraySpec(arrays.tokens.shape, BATCH_AXES), mesh)
-    return Batch(
-        **{
-            f.name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
-            for f in dataclasses.fields(arrays)
-            for x in [getattr(arrays, f.name)]
-        }
-    )
-
-
-def _finish(run: Run, state: TrainState, stop: Stop) -> None:
-    """Writes the picture and the export, and notes that the run is done."""
+def _export(run: Run, state: TrainState, stop: Stop) -> dict[str, float]:
+    """Writes the picture and the model; returns what the model's card says of the training."""
     losses = [line["loss"] for line in read_log(run.workdir / "metrics.jsonl")]
     last = [loss for loss in losses[-10:] if loss is not None]
     metrics = {"loss over the last 10 steps": float(np.mean(last))} if last else {}
@@ -364,14 +227,33 @@ def _finish(run: Run, state: TrainState, stop: Stop) -> None:
         ),
         progress=stop.check,
     )
-    if jax.process_index() == 0:
-        result = {
-            "step": run.batches.total_steps,
-            "dtype": run.cfg.export.dtype,
-            "data_digest": run.meta["data_digest"],
-            **metrics,
-        }
-        _write(run.done, json.dumps(result, indent=2) + "\n")
+    return metrics
+
+
+def _conclude(run: Run, metrics: dict[str, float], stopwatch: Stopwatch) -> None:
+    """Notes that the run is done, with where its time went, and says so."""
+    if jax.process_index() != 0:
+        return
+    lines = read_log(run.workdir / "metrics.jsonl")
+    times = added(times_of(lines), stopwatch.rest())
+    means = averages(lines)
+    result = {
+        "step": run.batches.total_steps,
+        "dtype": run.cfg.export.dtype,
+        "data_digest": run.meta["data_digest"],
+        **metrics,
+        **means,
+        "goodput": goodput(times),
+        "times_s": times,
+    }
+    _write(run.done, json.dumps(result, indent=2) + "\n")
+    say(f"time    {sentence(times)}")
+    if means["device_tokens_per_s"] is not None:
+        mfu = "" if means["mfu"] is None else f", mfu {means['mfu']:.1%}"
+        say(
+            f"tokens  {means['useful_share']:.1%} useful, of these"
+            f" {format_count(means['device_tokens_per_s'])} a second and device{mfu}"
+        )
     say(f"done: {run.workdir / 'hf'}")
 
 
@@ -402,17 +284,14 @@ def print_header(run: Run) -> None:
         f"data    {run.labels.examples} examples, {run.labels.trained_tokens:,} trained tokens,"
         f" {run.labels.truncated_share:.1%} of the examples truncated\n"
         f"steps   {batches.total_steps} of {cfg.data.batch_size} examples in {batches.rows} rows of"
-        f" {batches.row_length} tokens, {batches.useful_share():.1%} of them useful"
+        f" {' or '.join(map(str, batches.row_lengths))} tokens,"
+        f" {batches.useful_share():.1%} of them useful"
     )
 
 
 def _hardware(mesh: jax.sharding.Mesh) -> str:
     kinds = {device.device_kind for device in mesh.devices.flatten()}
     return f"{mesh.size} x {', '.join(sorted(kinds))}"
-
-
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
 def _write(path: Path, text: str) -> None:

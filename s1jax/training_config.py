@@ -12,7 +12,7 @@ from s1jax.curation_config import CONTROLS
 from s1jax.hardware import HARDWARE
 from s1jax.sections import nearest
 
-ATTENTION = ("auto", "xla")
+ATTENTION = ("auto", "xla", "chunked", "triton", "cudnn", "splash")
 CHATS = ("s1", "llama3", "think", "r1", "steps")
 DTYPES = ("float32", "bfloat16")
 PARAM_DTYPES = ("float32",)  # an update of 1e-5 is lost on a bfloat16 parameter: its steps are 0.4%
@@ -47,6 +47,7 @@ class Data:
     batch_size: int = 16  # examples a step, over the whole mesh
     row_length: int = 32768  # tokens; longer examples are cut on the right (s1's block_size)
     pack: bool = False  # a step's examples share rows of equal length, kept apart by segment ids
+    packed_row_length: int | None = None  # of such a row at most; None: row_length
     buckets: int = 8  # lengths of packed rows that are compiled for, at most
     max_truncated_share: float = 0.05  # of the examples; more refuses to start
 
@@ -118,6 +119,11 @@ class Plan:
     devices: int | None = None  # needed where an axis of the mesh is -1
     mfu: float = 0.45  # assumed share of the peak, of which times and prices are reckoned
     price: float | None = None  # dollars for a device and hour; None: the table's
+    # Of a data set that cannot be read here: how many, how long on average and at most. None: as
+    # long as a row.
+    examples: int = 1000
+    example_tokens: int | None = None
+    longest_tokens: int | None = None
 
 
 def check_training(
@@ -130,29 +136,20 @@ def check_training(
     plan: Plan,
 ) -> list[str]:
     """Everything wrong with the values of these sections, one line each."""
-    problems: list[str] = []
-
-    def require(ok: bool, problem: str) -> None:
-        if not ok:
-            problems.append(problem)
-
-    def choice(path: str, value: str, choices: Iterable[str]) -> None:
-        require(value in choices, f'{path}="{value}" is unknown{nearest(value, choices)}')
-
-    choice("model.attention", model.attention, ATTENTION)
-    choice("model.chat", model.chat, (*CHATS, TEXT))
-    choice("model.param_dtype", model.param_dtype, PARAM_DTYPES)
-    choice("model.compute_dtype", model.compute_dtype, DTYPES)
-    choice("optimizer.first_moment_dtype", optimizer.first_moment_dtype, DTYPES)
-    choice("optimizer.second_moment_dtype", optimizer.second_moment_dtype, DTYPES)
-    choice("export.dtype", export.dtype, DTYPES)
-    choice("data.traces", data.traces, TRACES)
-    choice("data.control", data.control, CONTROLS)
-    choice("train.remat", train.remat, REMAT)
-    choice("train.weighting", train.weighting, WEIGHTINGS)
-    if plan.hardware:
-        choice("plan.hardware", plan.hardware, HARDWARE)
-
+    choices: dict[str, tuple[str, Iterable[str]]] = {
+        "model.attention": (model.attention, ATTENTION),
+        "model.chat": (model.chat, (*CHATS, TEXT)),
+        "model.param_dtype": (model.param_dtype, PARAM_DTYPES),
+        "model.compute_dtype": (model.compute_dtype, DTYPES),
+        "optimizer.first_moment_dtype": (optimizer.first_moment_dtype, DTYPES),
+        "optimizer.second_moment_dtype": (optimizer.second_moment_dtype, DTYPES),
+        "export.dtype": (export.dtype, DTYPES),
+        "data.traces": (data.traces, TRACES),
+        "data.control": (data.control, CONTROLS),
+        "train.remat": (train.remat, REMAT),
+        "train.weighting": (train.weighting, WEIGHTINGS),
+        "plan.hardware": (plan.hardware, ("", *HARDWARE)),
+    }
     at_least = {
         "data.batch_size": (data.batch_size, 1),
         "data.row_length": (data.row_length, 2),
@@ -169,10 +166,28 @@ def check_training(
         "checkpoint.keep": (checkpoint.keep, 1),
         "export.shard_bytes": (export.shard_bytes, 1_000_000),
         "plan.devices": (plan.devices, 1),
+        "plan.examples": (plan.examples, 1),
+        "plan.example_tokens": (plan.example_tokens, 2),
+        "plan.longest_tokens": (plan.longest_tokens, 2),
     }
-    for path, (value, least) in at_least.items():
-        require(value is None or value >= least, f"{path}={value} must be at least {least}")
+    return [
+        *(
+            f'{path}="{value}" is unknown{nearest(value, filter(None, known))}'
+            for path, (value, known) in choices.items()
+            if value not in known
+        ),
+        *(
+            f"{path}={value} must be at least {least}"
+            for path, (value, least) in at_least.items()
+            if value is not None and value < least
+        ),
+        *_check_numbers(data, optimizer, plan),
+        *_check_control(model, data),
+    ]
 
+
+def _check_numbers(data: Data, optimizer: Optimizer, plan: Plan) -> list[str]:
+    problems = []
     above_zero = {
         "optimizer.learning_rate": optimizer.learning_rate,
         "optimizer.eps": optimizer.eps,
@@ -180,34 +195,44 @@ def check_training(
         "plan.mfu": plan.mfu,
     }
     for path, number in above_zero.items():
-        require(math.isfinite(number) and number > 0, f"{path}={number} must be above 0")
-    require(plan.mfu <= 1, f"plan.mfu={plan.mfu} must be at most 1: it is a share")
-    price = plan.price
-    fine = price is None or (math.isfinite(price) and price >= 0)
-    require(fine, f"plan.price={price} must be at least 0")
+        if not (math.isfinite(number) and number > 0):
+            problems.append(f"{path}={number} must be above 0")
+    if plan.mfu > 1:
+        problems.append(f"plan.mfu={plan.mfu} must be at most 1: it is a share")
     for path, decay in {"optimizer.b1": optimizer.b1, "optimizer.b2": optimizer.b2}.items():
-        require(0 <= decay < 1, f"{path}={decay} must be at least 0 and below 1")
-    require(
-        math.isfinite(optimizer.weight_decay) and optimizer.weight_decay >= 0,
-        f"optimizer.weight_decay={optimizer.weight_decay} must be at least 0",
-    )
-    for path, share in {
+        if not 0 <= decay < 1:
+            problems.append(f"{path}={decay} must be at least 0 and below 1")
+    not_below_zero = {
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "plan.price": plan.price or 0.0,
+    }
+    for path, number in not_below_zero.items():
+        if not (math.isfinite(number) and number >= 0):
+            problems.append(f"{path}={number} must be at least 0")
+    shares = {
         "optimizer.warmup_share": optimizer.warmup_share,
         "data.max_truncated_share": data.max_truncated_share,
-    }.items():
-        require(0 <= share <= 1, f"{path}={share} must be between 0 and 1")
-
-    require(
-        model.chat != TEXT or data.control == "none",
-        f'data.control="{data.control}" needs questions, and the rows of model.chat="{TEXT}"'
-        " have none: set it to none",
-    )
-    require(
-        model.chat == TEXT or (data.control == "steps") == (model.chat == "steps"),
-        f'data.control="{data.control}" and model.chat="{model.chat}": steps are asked for'
-        " and written, or neither; set both to steps, or none of them",
-    )
+    }
+    for path, share in shares.items():
+        if not 0 <= share <= 1:
+            problems.append(f"{path}={share} must be between 0 and 1")
     return problems
+
+
+def _check_control(model: Model, data: Data) -> list[str]:
+    if model.chat == TEXT:
+        if data.control == "none":
+            return []
+        return [
+            f'data.control="{data.control}" needs questions, and the rows of model.chat="{TEXT}"'
+            " have none: set it to none"
+        ]
+    if (data.control == "steps") == (model.chat == "steps"):
+        return []
+    return [
+        f'data.control="{data.control}" and model.chat="{model.chat}": steps are asked for'
+        " and written, or neither; set both to steps, or none of them"
+    ]
 
 
 def check_mesh(mesh: Mesh, data: Data, train: Train) -> list[str]:
@@ -221,6 +246,12 @@ def check_mesh(mesh: Mesh, data: Data, train: Train) -> list[str]:
         problems.append("mesh: only one axis may be -1")
     if not problems and -1 not in sizes.values():
         problems += check_batch(data, train, sizes)
+    packed = data.packed_row_length
+    if packed is not None and packed < data.row_length:
+        problems.append(
+            f"data.packed_row_length={packed} must be at least data.row_length={data.row_length}:"
+            " an example of that length lies whole in one row (or None, the same)"
+        )
     return problems
 
 
@@ -239,8 +270,8 @@ def check_batch(data: Data, train: Train, sizes: dict[str, int]) -> list[str]:
             f"data.batch_size={data.batch_size} must divide by {what}: try {tries}"
             " (or data.pack=True, which fills the rows that are needed)"
         )
-    if data.row_length % sizes["context"]:
-        problems.append(
-            f"data.row_length={data.row_length} must divide by mesh.context={sizes['context']}"
-        )
+    for name in ("row_length", "packed_row_length"):
+        value = getattr(data, name)
+        if value is not None and value % sizes["context"]:
+            problems.append(f"data.{name}={value} must divide by mesh.context={sizes['context']}")
     return problems

@@ -50,7 +50,6 @@ QUICK = {
     "export.dtype": "float32",
 }
 WORLD = Path(__file__).parent / "world"  # a small tokenizer as Qwen's, examples of sums
-TIMES = ("useful_tokens_per_s", "step_time_s", "mfu")  # of a line of the log
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,10 @@ def finish(*args: Any, code: int = 0, **kwargs: Any) -> str:
 def log(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: x for key, x in line.items() if key not in TIMES} for line in lines]
+    return [
+        {key: x for key, x in line.items() if not key.endswith("_s") and key != "mfu"}
+        for line in lines
+    ]
 
 
 def losses(workdir: Path) -> list[float]:
@@ -208,25 +210,26 @@ def assert_same_end(workdir: Path, reference: Path) -> None:
 
 def _terminate_in(moment: str) -> None:
     """SIGTERM to this process in the middle of what is named."""
-    name, call = {
-        "reading": ("load_examples", 0),
-        "loading": ("load_params", 0),
-        "compiling": ("make_step", 0),
-        "stepping": ("_to_devices", 6),
-        "exporting": ("save_checkpoint", 0),
+    module, name, call = {
+        "reading": (train, "load_examples", 0),
+        "loading": (train, "load_params", 0),
+        "compiling": (programs, "make_step", 0),
+        "stepping": (loop, "to_devices", 6),
+        "exporting": (train, "save_checkpoint", 0),
     }[moment]
-    function, calls = getattr(train, name), itertools.count()
+    function, calls = getattr(module, name), itertools.count()
 
     def signalled(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == call:
             signal.raise_signal(signal.SIGTERM)
         return function(*args, **kwargs)
 
-    setattr(train, name, signalled)
+    setattr(module, name, signalled)
 
 
 if __name__ == "__main__":
     from s1jax import cli, train
+    from s1jax.training import loop, programs
 
     _terminate_in(sys.argv.pop(1))
     cli.run(train.main)

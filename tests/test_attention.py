@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s1jax.models.attention import ATTENTION, MAX_BLOCKS, MIN_BLOCK, attend_xla
+from s1jax.models.attention import (
+    ATTENTION,
+    MAX_BLOCKS,
+    MIN_BLOCK,
+    XLA_MAX_TOKENS,
+    attend_xla,
+    choose,
+)
+from s1jax.types import UserError
 
 
 def plain(q, k, v, q_positions, k_positions, q_segments, k_segments) -> np.ndarray:
@@ -157,7 +165,7 @@ def test_gradients_are_those_of_the_plain_computation():
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", ["xla", "chunked"])
 def test_what_is_hidden_has_exactly_no_influence(name):
     """Keys and values of other segments and of the future may be anything but NaN."""
     rng = np.random.default_rng(5)
@@ -179,3 +187,44 @@ def test_what_is_hidden_has_exactly_no_influence(name):
         assert np.abs(np.asarray(after) - before).max() > 1e-6
     slope = jax.grad(lambda v: run(q, k, v).sum())(v)
     assert not np.asarray(slope[:, hidden]).any() and np.asarray(slope[:, 100 : at + 1]).all()
+
+
+# Which implementation.
+
+
+@pytest.mark.parametrize(
+    ("platform", "row_length", "packed", "dtype", "expected"),
+    [
+        ("cpu", XLA_MAX_TOKENS, False, "float32", "xla"),
+        ("cpu", XLA_MAX_TOKENS + 1, True, "float32", "chunked"),
+        ("tpu", 32768, True, "bfloat16", "splash"),
+        ("cuda", 32768, False, "bfloat16", "cudnn"),
+        ("gpu", 32768, False, "bfloat16", "cudnn"),
+        ("cuda", 32768, True, "bfloat16", "triton"),
+        ("cuda", 32768, False, "float32", "triton"),
+        ("rocm", 32768, False, "float32", "chunked"),
+        (None, 64, False, "float32", "xla"),  # what is here is a CPU
+    ],
+)
+def test_auto_goes_by_machine_and_rows(platform, row_length, packed, dtype, expected):
+    assert choose("auto", platform, row_length=row_length, packed=packed, dtype=dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "packed", "dtype", "words"),
+    [
+        ("splash", None, False, "bfloat16", 'model.attention="splash" runs on a TPU, and this is'),
+        ("triton", "tpu", False, "bfloat16", "runs on a GPU, and this is for a TPU"),
+        ("cudnn", "cuda", True, "bfloat16", "knows no segments, and data.pack=True"),
+        ("cudnn", "cuda", False, "float32", 'in 16 bits, and model.compute_dtype="float32"'),
+    ],
+)
+def test_what_cannot_run_is_refused(name, platform, packed, dtype, words):
+    with pytest.raises(UserError, match=words):
+        choose(name, platform, row_length=128, packed=packed, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_name_that_can_run_is_taken(name):
+    platform = {"splash": "tpu"}.get(name, "gpu")
+    assert choose(name, platform, row_length=128, packed=False) == name

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s1jax.chat import ANSWER, CHATS, END, PROMPT, THINKING, ChatTokenizer
-from s1jax.data.batches import ROW_MULTIPLE, Batches, pack
+from s1jax.data.batches import ROW_MULTIPLE, Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import Tokenized, tokenize
 from s1jax.mesh import make_mesh
@@ -132,7 +132,7 @@ def test_ids_are_those_of_the_examples_trained():
 @st.composite
 def layouts(draw):
     """Examples, shards and a batch's shape, anything that a config may ask for."""
-    row_length = draw(st.sampled_from([32, 64, 200]))
+    row_length = draw(st.sampled_from([32, 64, 200, 400]))
     lengths = draw(
         st.lists(
             st.tuples(st.integers(1, row_length // 2), st.integers(1, row_length // 2)),
@@ -148,6 +148,8 @@ def layouts(draw):
         "data__pack": packed,
         "data__batch_size": batch_size,
         "data__row_length": row_length,
+        "data__packed_row_length": draw(st.sampled_from([None, row_length, 3 * row_length])),
+        "data__buckets": draw(st.integers(1, 3)),
         "train__epochs": 2,
         "train__accumulation_steps": slices,
         "train__weighting": draw(st.sampled_from(["example", "token"])),
@@ -181,7 +183,9 @@ def test_each_example_lies_whole_in_one_row_with_its_own_weight(layout):
     for step in range(batches.total_steps):
         arrays = batches.arrays(step)
         slices = cfg.train.accumulation_steps
-        assert arrays.tokens.shape == (slices, batches.rows // slices, batches.row_length)
+        row_length = batches.row_length_of(step)
+        assert row_length in batches.row_lengths
+        assert arrays.tokens.shape == (slices, batches.rows // slices, row_length)
         rows = rows_of(arrays)
         found = []
         by_first = {int(e.tokens[0]): e for e in batches.examples}
@@ -207,19 +211,6 @@ def test_each_example_lies_whole_in_one_row_with_its_own_weight(layout):
         assert batches.rows % (shards * slices) == 0
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(50, 120))
-def test_packing_is_first_fit(lengths, row_length):
-    names = [1000 + k for k in range(len(lengths))]
-    length = dict(zip(names, lengths, strict=True))
-    rows = pack(lengths, names, row_length)
-    assert sorted(name for row in rows for name in row) == sorted(names)
-    filled = [sum(length[name] for name in row) for row in rows]
-    assert all(0 < n <= row_length for n in filled)
-    for r, row in enumerate(rows):  # nothing in a later row had room in an earlier one
-        assert all(filled[q] + length[name] > row_length for q in range(r) for name in row)
-
-
 def test_a_cut_example_weighs_as_much_as_a_whole_one():
     batches = batches_of([example(0, 3, 5, lost=90), example(1, 3, 30)], data__batch_size=2)
     weights = rows_of(batches.arrays(0))["weights"].sum(axis=1)
@@ -242,9 +233,57 @@ def test_slices_of_accumulation_are_the_rows_in_turn():
 def test_packed_rows_suffice_for_every_step_and_every_shard():
     examples = examples_of(64, longest=60)
     batches = batches_of(examples, shards=4, data__pack=True, data__row_length=128)
-    needed = [len(batches.layout(step)) for step in range(batches.total_steps)]
-    assert batches.rows == math.ceil(max(needed) / 4) * 4 < 16
+    most = max(batches.tokens(step)[0] for step in range(batches.total_steps))
+    assert batches.rows == math.ceil(most / 128 / 4) * 4 < 16
     assert all(batches.arrays(s).tokens.shape == (1, batches.rows, 128) for s in range(4))
+    more = batches_of(examples, 4, data__pack=True, data__row_length=40)
+    assert more.rows % 4 == 0
+    assert batches.rows < more.rows <= 16
+
+
+def test_rows_that_no_example_needs_are_padding():
+    batches = batches_of(examples_of(5), shards=8, data__pack=True, data__batch_size=5)
+    rows = rows_of(batches.arrays(0))
+    assert batches.rows == 8
+    assert rows["segments"].max(axis=1).tolist() == [1] * 5 + [0] * 3
+    assert not rows["tokens"][5:].any()
+    assert not rows["weights"][5:].any()
+
+
+def test_each_step_has_the_shortest_row_length_that_holds_it():
+    examples = examples_of(200, longest=1000)
+    fields = {"data__pack": True, "data__row_length": 4096}
+    for buckets in (1, 2, 3, 50):
+        batches = batches_of(examples, 2, data__buckets=buckets, **fields)
+        lengths = batches.row_lengths
+        assert list(lengths) == sorted(set(lengths))
+        assert len(lengths) <= buckets
+        assert batches.row_length == lengths[-1]
+        used = [batches.row_length_of(step) for step in range(batches.total_steps)]
+        assert set(used) == set(lengths)
+        for step, length in enumerate(used):
+            fullest = max(sum(len(examples[i].tokens) for i in r) for r in batches.layout(step))
+            assert next(n for n in lengths if n >= fullest) == length
+            assert batches.arrays(step).tokens.shape == (1, batches.rows, length)
+    assert len(lengths) > 3  # the last, which had as many as it liked
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 8, 16])
+def test_a_row_divides_by_its_parts_and_each_part_by_the_tile(context):
+    examples = examples_of(64, longest=300)
+    fields = {"data__pack": True, "data__row_length": 48 * 1024}
+    for length in batches_of(examples, context=context, **fields).row_lengths:
+        assert length % (16 * context) == length % ROW_MULTIPLE == 0
+
+
+def test_packed_rows_may_be_longer_than_an_example():
+    examples = examples_of(64, longest=60)
+    fields = {"data__pack": True, "data__row_length": 64}
+    assert batches_of(examples, **fields).row_length == 64
+    longer = batches_of(examples, data__packed_row_length=1024, **fields)
+    most = max(longer.tokens(step)[0] for step in range(longer.total_steps))
+    assert longer.rows == 1
+    assert longer.row_length == math.ceil(most / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 @pytest.mark.parametrize(
@@ -254,7 +293,7 @@ def test_packed_rows_suffice_for_every_step_and_every_shard():
         (129, 1024, 1, False, 2 * ROW_MULTIPLE),
         (129, 200, 1, False, 200),
         (100, 960, 3, False, 3 * ROW_MULTIPLE),  # a row's parts are equal
-        (100, 1024, 1, True, 1024),
+        (100, 2048, 1, True, 13 * ROW_MULTIPLE),  # all 16 of a step in it
     ],
 )
 def test_rows_are_no_longer_than_needed(longest, row_length, context, packed, got):
@@ -263,16 +302,18 @@ def test_rows_are_no_longer_than_needed(longest, row_length, context, packed, go
     assert batches_of(examples, context=context, **fields).row_length == got
 
 
-def test_counts_are_those_of_the_arrays():
-    batches = batches_of(examples_of(30), data__batch_size=8, train__epochs=2)
-    useful = 0
+@pytest.mark.parametrize("packed", [False, True])
+def test_counts_are_those_of_the_arrays(packed):
+    fields = {"data__batch_size": 8, "data__pack": packed, "data__row_length": 512}
+    batches = batches_of(examples_of(30, longest=200), train__epochs=2, **fields)
+    useful = whole = 0
     for step in range(batches.total_steps):
         rows = rows_of(batches.arrays(step))
         tokens, trained = batches.tokens(step)
         assert tokens == (rows["segments"] > 0).sum()
         assert trained == (rows["weights"] > 0).sum()
         useful += tokens
-    whole = batches.total_steps * batches.rows * batches.row_length
+        whole += rows["tokens"].size
     assert batches.useful_share() == pytest.approx(useful / whole)
 
 

@@ -128,8 +128,8 @@ def test_every_problem_is_reported_at_once():
     ).splitlines()
     assert lines == [
         "x.py: 4 problems",
-        '  model.attention="xal" is unknown: did you mean "xla"?',
         "  seed=-1 must be at least 0",
+        '  model.attention="xal" is unknown: did you mean "xla"?',
         "  optimizer.b2=1.0 must be at least 0 and below 1",
         "  mesh.fsdp=0 must be at least 1, or -1 for all that are left",
     ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import re
 
 import jax
@@ -22,14 +21,13 @@ from s1jax.mesh import (
     mesh_sizes,
     partition,
     path_name,
-    refuse_several,
     sharding,
     shardings,
-    start_distributed,
     ways,
 )
 from s1jax.models.config import from_hf
 from s1jax.training.memory import memory, shard_bytes
+from s1jax.training.programs import compile_steps, to_devices
 from s1jax.training.step import abstract_state
 from s1jax.types import UserError
 
@@ -134,45 +132,6 @@ def test_ways_of_the_current_mesh():
         assert (ways("batch"), ways("seq"), ways("embed"), ways("features")) == (8, 2, 8, 1)
 
 
-# Several processes.
-
-
-def test_the_environment_of_a_job_must_be_whole(monkeypatch):
-    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    started = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: started.append(args))
-    start_distributed()
-    assert started == []
-    monkeypatch.setenv("COORDINATOR_ADDRESS", "host:1234")
-    with pytest.raises(UserError, match=r"COORDINATOR_ADDRESS is set .* but NUM_PROCESSES is not"):
-        start_distributed()
-    monkeypatch.setenv("NUM_PROCESSES", "2")
-    monkeypatch.setenv("PROCESS_ID", "one")
-    with pytest.raises(UserError, match="must be whole numbers"):
-        start_distributed()
-    monkeypatch.setenv("PROCESS_ID", "1")
-    start_distributed()
-    assert started == [("host:1234", 2, 1)]
-    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_NTASKS", "16")
-    start_distributed()
-    assert started[1:] == [()]
-    assert os.environ["SLURM_NTASKS"] == "16"
-
-
-def test_a_verb_of_one_process_says_what_makes_it_one_of_several(monkeypatch):
-    for name in ("COORDINATOR_ADDRESS", "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "JOIN_HOSTS"):
-        monkeypatch.delenv(name, raising=False)
-    refuse_several("serve")
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    refuse_several("serve")
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
-    with pytest.raises(UserError, match=r"^serve runs in one process .* TPU_WORKER_HOSTNAMES says"):
-        refuse_several("serve")
-
-
 # Where the arrays lie.
 
 
@@ -210,7 +169,7 @@ def test_every_large_array_really_lies_in_sixteen_parts(large_world, tmp_path):
     run = train.prepare(cfg, tmp_path, jax.devices())
     with train.Stop() as stop, jax.set_mesh(run.mesh):
         state = train._load(run, stop)
-        step = train._compile(run)
+        step = compile_steps(run, 0, print)[run.batches.row_length]
         for done in range(2):
             arrays = {"params": state.params, "moments": state.opt_state}
             names = large(arrays)
@@ -223,7 +182,7 @@ def test_every_large_array_really_lies_in_sixteen_parts(large_world, tmp_path):
             small = sum(x.nbytes for x in jax.tree.leaves(arrays) if x.is_fully_replicated)
             assert small < 1e-3 * sum(x.nbytes for x in jax.tree.leaves(arrays))
             if done == 0:
-                batch = train._to_devices(run.batches.arrays(0), run.mesh)
+                batch = to_devices(run.batches.arrays(0), run.mesh)
                 assert len({str(shard.index) for shard in batch.tokens.addressable_shards}) == 16
                 state, _ = step(state, batch)
     assert int(state.step) == 1
@@ -260,9 +219,10 @@ def test_the_state_of_qwen_32b_over_sixteen_devices():
     kinds = {name.split("layers/", 1)[-1] for name in copies}
     assert kinds == {"attn/q/bias", "attn/k/bias", "attn/v/bias", "step", "opt_state/0/count"}
     assert sum(copies.values()) < 1e-3 * held
-    # With the gradients, 16 bytes a parameter (s1 needs the same).
+    # With the gradients, which are in bfloat16 but for embedding, head and norms, 14 bytes a
+    # parameter and a little (s1 needs 16).
     told = memory(cfg, model, abstract, mesh, 16, 32768)
-    assert told.parameters + told.moments + told.gradients == pytest.approx(32.8e9, rel=0.01)
+    assert told.parameters + told.moments + told.gradients == pytest.approx(28.87e9, rel=0.01)
     # The control: on one device it is sixteen times as much.
     alone = abstract_state(cfg, model, mesh_of())
     assert shard_bytes(alone.params) / shard_bytes(abstract.params) == pytest.approx(16, rel=1e-2)
@@ -276,10 +236,10 @@ def losses_and_norms(cfg, workdir):
     run = train.prepare(cfg, workdir, jax.devices()[: math.prod(dataclasses.astuple(cfg.mesh))])
     told = []
     with train.Stop() as stop, jax.set_mesh(run.mesh):
-        state, step = train._load(run, stop), train._compile(run)
+        state, steps = train._load(run, stop), compile_steps(run, 0, print)
         for number in range(run.batches.total_steps):
-            batch = train._to_devices(run.batches.arrays(number), run.mesh)
-            state, metrics = step(state, batch)
+            batch = to_devices(run.batches.arrays(number), run.mesh)
+            state, metrics = steps[run.batches.row_length_of(number)](state, batch)
             told.append((float(metrics.loss), float(metrics.gradient_norm)))
     return np.array(told).T
 

@@ -46,7 +46,9 @@ def log_steps(log, first, last):
             gradient_norm=0.5,
             tokens=1000 + step,
             trained_tokens=900,
-            step_time_s=0.5,
+            row_tokens=2048,
+            flops=1e9,
+            times={"device": 0.375, "data": 0.125},
         )
 
 
@@ -55,7 +57,7 @@ def run_log(directory, **kwargs):
 
 
 def test_a_line_a_step(tmp_path):
-    log = run_log(tmp_path, flops_per_token=1e6, peak=4e9)
+    log = run_log(tmp_path, devices=4, peak=4e9)
     log_steps(log, 0, 2)
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -66,15 +68,24 @@ def test_a_line_a_step(tmp_path):
         "gradient_norm": 0.5,
         "tokens": 1001,
         "trained_tokens": 900,
+        "useful_share": 1001 / 2048,
         "useful_tokens_per_s": 2002.0,
+        "device_tokens_per_s": 500.5,
+        "mfu": 0.5,
         "step_time_s": 0.5,
-        "mfu": 2002.0 * 1e6 / 4e9,
+        "load_s": 0.0,
+        "compile_s": 0.0,
+        "data_s": 0.125,
+        "device_s": 0.375,
+        "save_s": 0.0,
+        "other_s": 0.0,
+        "lost_s": 0.0,
     }
     assert [line["step"] for line in lines] == [0, 1]
 
 
 def test_no_peak_no_mfu(tmp_path):
-    log = run_log(tmp_path, flops_per_token=1e6)
+    log = run_log(tmp_path)
     log_steps(log, 0, 1)
     log.close()
     assert metrics.read_log(log.path)[0]["mfu"] is None
@@ -91,10 +102,14 @@ def test_a_stopped_run_leaves_the_log_of_one_never_stopped(tmp_path):
     with killed.path.open("a") as file:
         file.write('{"step": 5, "lo')
     again = run_log(tmp_path / "killed", resume_step=3)
-    assert [line["step"] for line in metrics.read_log(again.path)] == [0, 1, 2]
+    # Nothing is dropped before there is something in its place.
+    assert [line["step"] for line in metrics.read_log(again.path)] == [0, 1, 2, 3, 4]
     log_steps(again, 3, 6)
     again.close()
-    assert killed.path.read_bytes() == whole.path.read_bytes()
+    ours, theirs = metrics.read_log(killed.path), metrics.read_log(whole.path)
+    assert [line.pop("lost_s") for line in ours] == [0, 0, 0, 2 * 0.5, 0, 0]
+    assert [line.pop("lost_s") for line in theirs] == [0] * 6
+    assert ours == theirs
     assert [p.name for p in killed.path.parent.iterdir()] == ["metrics.jsonl"]
 
 
@@ -107,7 +122,9 @@ def test_not_a_number_is_null(tmp_path, capsys):
         gradient_norm=math.inf,
         tokens=1,
         trained_tokens=1,
-        step_time_s=1.0,
+        row_tokens=1,
+        flops=1.0,
+        times={"device": 1.0},
     )
     log.close()
 
@@ -131,7 +148,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
 def test_progress_in_place_on_a_terminal(tmp_path, monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    log = run_log(tmp_path, flops_per_token=1e6, peak=4e9)
+    log = run_log(tmp_path, peak=4e9)
     log_steps(log, 0, 2)
     log.say("a warning")
     log_steps(log, 2, 6)
@@ -171,20 +188,73 @@ def test_tensorboard_holds_the_same_numbers(tmp_path):
     assert count == 3
 
 
+def test_time_after_the_last_step_is_on_its_line(tmp_path):
+    log = run_log(tmp_path)
+    log.add_times({"save": 1.0})  # before any step there is no line
+    assert not log.path.exists()
+    log_steps(log, 0, 3)
+    log.add_times({"save": 2.0, "other": 1.0})
+    log_steps(log, 3, 4)
+    log.close()
+    lines = metrics.read_log(log.path)
+    assert [line["save_s"] for line in lines] == [0, 0, 2, 0]
+    assert [line["other_s"] for line in lines] == [0, 0, 1, 0]
+    assert [line["step_time_s"] for line in lines] == [0.5] * 4  # what the rates are of
+    for line in lines:
+        line.update(save_s=0.0, other_s=0.0)
+    plain = run_log(tmp_path / "plain")
+    log_steps(plain, 0, 4)
+    plain.close()
+    assert lines == metrics.read_log(plain.path)
+
+
+def test_averages_are_of_the_work_over_the_time(tmp_path):
+    log = run_log(tmp_path, devices=2, peak=1e3)
+    for step, (tokens, row_tokens, seconds) in enumerate([(100, 200, 1.0), (300, 320, 3.0)]):
+        log.step(
+            step,
+            loss=1.0,
+            learning_rate=1.0,
+            gradient_norm=1.0,
+            tokens=tokens,
+            trained_tokens=1,
+            row_tokens=row_tokens,
+            flops=4.0 * tokens,
+            times={"device": seconds, "compile": 100.0, "lost": 10.0},
+        )
+    log.close()
+    lines = metrics.read_log(log.path)
+    assert metrics.averages(lines) == {
+        "useful_share": pytest.approx(400 / 520),
+        "device_tokens_per_s": pytest.approx(400 / 4.0 / 2),
+        "mfu": pytest.approx(4.0 * 400 / 4.0 / 1e3),
+    }
+    assert metrics.averages(lines)["useful_share"] != pytest.approx((100 / 200 + 300 / 320) / 2)
+    del lines[1]["mfu"]
+    assert metrics.averages(lines)["mfu"] is None
+    assert set(metrics.averages([]).values()) == {None}
+
+
 def test_train_flops_of_every_multiplication():
     """Counted by hand, matrix by matrix, forward once and backward twice."""
-    length, tokens = 128, 4 * 128
+    lengths = [128, 1, 57, 2, 128]
     d, f, v, h, k = 64, 128, 1000, 4 * 16, 2 * 16
     matrices = 3 * (d * h + 2 * d * k + h * d + 3 * d * f) + d * v
     small = CFG.parameters - v * d - matrices  # norms and biases
-    keys = sum(range(1, length + 1))  # of all tokens of a row: 1 for the first, then 2, ...
-    attention = 4 * 3 * 2 * keys * h  # rows, layers, scores and values
-    forward = 2 * (tokens * (matrices + small) + attention)
-    assert metrics.train_flops(CFG, tokens, length) == 3 * forward
+    multiplications = 0
+    for length in lengths:
+        for token in range(length):
+            multiplications += matrices + small
+            for _ in range(token + 1):  # the keys that it sees
+                multiplications += 3 * 2 * h  # layers, scores and values
+    forward = 2 * multiplications  # and as many additions
+    assert metrics.train_flops(CFG, lengths) == 3 * forward
     assert small < 0.02 * matrices
     tied = dataclasses.replace(CFG, tied=True)  # the one table is multiplied with, as the head
-    assert metrics.train_flops(tied, tokens, length) == 3 * forward
-    assert metrics.train_flops(CFG, tokens, 2 * length) > 3 * forward
+    assert metrics.train_flops(tied, lengths) == 3 * forward
+    # However they lie in rows, and never as one long example.
+    assert metrics.train_flops(CFG, sorted(lengths)) == 3 * forward
+    assert metrics.train_flops(CFG, [sum(lengths)]) > 1.01 * 3 * forward
 
 
 def test_train_flops_of_qwen_32b():
@@ -200,8 +270,9 @@ def test_train_flops_of_qwen_32b():
         head_dim=128,
     )
     assert cfg.parameters == pytest.approx(32.76e9, rel=1e-3)
-    assert metrics.train_flops(cfg, 1, 1) == pytest.approx(6 * 31.98e9, rel=1e-3)
-    assert 1.05 < metrics.train_flops(cfg, 1, 10_000) / metrics.train_flops(cfg, 1, 1) < 1.15
+    token = metrics.train_flops(cfg, [1])
+    assert token == pytest.approx(6 * 31.98e9, rel=1e-3)
+    assert 1.05 < metrics.train_flops(cfg, [10_000]) / 10_000 / token < 1.15
 
 
 def test_peak_flops():

@@ -29,6 +29,7 @@ from fakes_train import (
 
 from s1jax import train
 from s1jax.cli import PREEMPTED, USER_ERROR
+from s1jax.training import loop
 from s1jax.types import UserError
 
 DEVICES = jax.devices()
@@ -213,14 +214,14 @@ def stopped(world, tmp_path_factory):
     cfg = world.config(checkpoint__every_steps=1, checkpoint__keep=3)
     assert train.train(cfg, directory / "whole", DEVICES[:1]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        to_devices, steps = train._to_devices, iter(range(99))
+        to_devices, steps = loop.to_devices, iter(range(99))
 
         def signalled(*args):
             if next(steps) == 2:
                 signal.raise_signal(signal.SIGTERM)
             return to_devices(*args)
 
-        patch.setattr(train, "_to_devices", signalled)
+        patch.setattr(loop, "to_devices", signalled)
         assert train.train(cfg, directory / "stopped", DEVICES[:1]) == PREEMPTED
     assert steps_saved(directory / "stopped") == [1, 2, 3]
     return cfg, directory / "stopped", directory / "whole"

@@ -1,5 +1,7 @@
 """The verb in this process: what a run says and leaves, what it refuses, what it never applies."""
 
+import contextlib
+import io
 import json
 import math
 import re
@@ -26,6 +28,7 @@ from s1jax.models import decoder
 from s1jax.models.hf import open_checkpoint
 from s1jax.models.names import flat_specs
 from s1jax.models.weights import unflatten
+from s1jax.training import loop
 from s1jax.types import UserError
 
 ONE = jax.devices()[:1]
@@ -44,11 +47,9 @@ def ended(world, tmp_path_factory):
     """A run that has ended, with what it said: (workdir, config, text)."""
     workdir = tmp_path_factory.mktemp("ended")
     cfg = world.config(train__epochs=8, train__tensorboard=True, checkpoint__every_steps=10)
-    said = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "say", said.append)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
         assert train.train(cfg, workdir, ONE) == 0
-    return workdir, cfg, "\n".join(said)
+    return workdir, cfg, said.getvalue()
 
 
 def test_it_leaves_what_it_promises(ended):
@@ -290,7 +291,7 @@ def test_a_workdir_that_cannot_be_written_is_one_sentence(world, tmp_path):
 
 def spoil(monkeypatch, steps):
     """Makes the loss of these steps infinite."""
-    to_devices = train._to_devices
+    to_devices = loop.to_devices
     seen = iter(range(10**6))
 
     def spoiled(arrays, mesh):
@@ -298,7 +299,7 @@ def spoil(monkeypatch, steps):
             arrays.weights[arrays.weights > 0] = np.inf
         return to_devices(arrays, mesh)
 
-    monkeypatch.setattr(train, "_to_devices", spoiled)
+    monkeypatch.setattr(loop, "to_devices", spoiled)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named(

@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from s1jax import config
 from s1jax.chat import PROMPT
 from s1jax.data.labels import Tokenized
+from s1jax.data.packing import bucket_lengths, pack_run
 
 ROW_MULTIPLE = 128  # row lengths are multiples of it, which suits every accelerator's tiles
+PART_MULTIPLE = 16  # and a device's part of a row of this: the rows of a TPU's bfloat16 tile
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,32 @@ class Batches:
         """Batches over `shards` parts of the mesh's batch axes and `context` parts of a row."""
         self.examples = examples
         self.cfg = cfg
-        self.row_length = _row_length(examples, cfg.data, context)
-        epoch_steps = math.ceil(len(examples) / cfg.data.batch_size)
-        self.total_steps = cfg.train.steps or cfg.train.epochs * epoch_steps
-        self._epoch_steps = epoch_steps
-        self._multiple = shards * cfg.train.accumulation_steps
-        self.rows = self._rows_needed()
+        self._lengths = np.array([len(e.tokens) for e in examples])
+        self._trained = np.array([(e.parts[1:] != PROMPT).sum() for e in examples])
+        self._epoch_steps = math.ceil(len(examples) / cfg.data.batch_size)
+        self.total_steps = cfg.train.steps or cfg.train.epochs * self._epoch_steps
+        multiple = math.lcm(ROW_MULTIPLE, PART_MULTIPLE * context)
+        slots = shards * cfg.train.accumulation_steps
+        self._packing = None
+        self.rows = math.ceil(cfg.data.batch_size / slots) * slots
+        longest, limit = np.full(self.total_steps, self._lengths.max()), cfg.data.row_length
+        if cfg.data.pack:
+            limit = cfg.data.packed_row_length or limit
+            lengths = np.stack([self._lengths[self.chosen(s)] for s in range(self.total_steps)])
+            self._packing = pack_run(lengths, slots, limit)
+            self.rows, longest = self._packing.rows, self._packing.longest_tokens
+        needed = np.minimum(-(-longest // multiple) * multiple, limit)
+        self.row_lengths = bucket_lengths(needed, cfg.data.buckets)
+        self._step_lengths = np.take(self.row_lengths, np.searchsorted(self.row_lengths, needed))
+
+    @property
+    def row_length(self) -> int:
+        """The longest that a row is in any step."""
+        return self.row_lengths[-1]
+
+    def row_length_of(self, step: int) -> int:
+        """The length of the rows of a step, one of `row_lengths`."""
+        return int(self._step_lengths[step])
 
     def chosen(self, step: int) -> Int[np.ndarray, " batch"]:
         """The indices of the examples that a step trains."""
@@ -64,19 +86,22 @@ class Batches:
     def layout(self, step: int) -> list[list[int]]:
         """The examples of each row that is used, as indices."""
         chosen = self.chosen(step).tolist()
-        if not self.cfg.data.pack:
+        if self._packing is None:
             return [[i] for i in chosen]
-        return pack([len(self.examples[i].tokens) for i in chosen], chosen, self.row_length)
+        rows: list[list[int]] = [[] for _ in range(self.rows)]
+        for i, row in zip(chosen, self._packing.places[step], strict=True):
+            rows[row].append(i)
+        return [row for row in rows if row]
 
     def arrays(self, step: int) -> Arrays:
-        """The batch of a step."""
-        shape = (self.rows, self.row_length)
+        """The batch of a step, its rows as long as those of its bucket."""
+        row_length = self.row_length_of(step)
+        shape = (self.rows, row_length)
         tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
-        positions[:] = np.arange(self.row_length)
+        positions[:] = np.arange(row_length)
         weights = np.zeros(shape, np.float32)
-        layout = self.layout(step)
-        trained = sum(_trained(self.examples[i]) for row in layout for i in row)
-        for r, row in enumerate(layout):
+        _, trained = self.tokens(step)
+        for r, row in enumerate(self.layout(step)):
             start = 0
             for segment, i in enumerate(row, 1):
                 example = self.examples[i]
@@ -86,62 +111,27 @@ class Batches:
                 targets[r, start : start + n - 1] = example.tokens[1:]
                 each = 1 / trained
                 if self.cfg.train.weighting == "example":
-                    each = 1 / (_trained(example) * self.cfg.data.batch_size)
+                    each = 1 / (self._trained[i] * self.cfg.data.batch_size)
                 weights[r, start : start + n - 1] = (example.parts[1:] != PROMPT) * each
                 positions[r, span] = np.arange(n)
                 segments[r, span] = segment
                 start += n
-            positions[r, start:] = np.arange(self.row_length - start)
+            positions[r, start:] = np.arange(row_length - start)
         slices = self.cfg.train.accumulation_steps
         parts = (tokens, targets, weights, positions, segments)
-        return Arrays(*(x.reshape(slices, -1, self.row_length) for x in parts))
+        return Arrays(*(x.reshape(slices, -1, row_length) for x in parts))
 
     def tokens(self, step: int) -> tuple[int, int]:
         """Tokens that are no padding, and those of them that are trained."""
-        examples = [self.examples[i] for i in self.chosen(step)]
-        return sum(len(e.tokens) for e in examples), sum(map(_trained, examples))
+        chosen = self.chosen(step)
+        return int(self._lengths[chosen].sum()), int(self._trained[chosen].sum())
 
     def useful_share(self) -> float:
         """Tokens that are no padding, of all tokens of the whole run."""
         useful = sum(self.tokens(step)[0] for step in range(self.total_steps))
-        return useful / (self.total_steps * self.rows * self.row_length)
-
-    def _rows_needed(self) -> int:
-        """Rows of every step: as many as the fullest one needs, so that one program runs all."""
-        needed = self.cfg.data.batch_size
-        if self.cfg.data.pack:
-            needed = max(len(self.layout(step)) for step in range(self.total_steps))
-        return math.ceil(needed / self._multiple) * self._multiple
-
-
-def pack(lengths: Sequence[int], names: Sequence[int], row_length: int) -> list[list[int]]:
-    """Rows of names whose lengths fit: the longest first, each into the first row with room."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
-        row = next((r for r, left in enumerate(room) if left >= lengths[k]), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            room.append(row_length)
-        rows[row].append(names[k])
-        room[row] -= lengths[k]
-    return rows
+        return useful / (self.rows * int(self._step_lengths.sum()))
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
     return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def _trained(example: Tokenized) -> int:
-    return int((example.parts[1:] != PROMPT).sum())
-
-
-def _row_length(examples: Sequence[Tokenized], data: config.Data, context: int) -> int:
-    """The configured length, or less where one example a row leaves all of them shorter."""
-    longest = max(len(e.tokens) for e in examples)
-    multiple = math.lcm(ROW_MULTIPLE, context)
-    if data.pack:
-        return data.row_length
-    return min(data.row_length, math.ceil(longest / multiple) * multiple)

@@ -75,6 +75,11 @@ class SamplesFile:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
+    @property
+    def keys(self) -> set[str]:
+        """The keys of all samples that are there."""
+        return set(self._places)
+
     def get(self, key: str) -> Sample:
         """The sample of a key that is there."""
         start, end = self._places[key]

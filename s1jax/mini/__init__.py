@@ -8,6 +8,7 @@ single steps and not how to think (base/, made by launch/mini_base.sh).
 import hashlib
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def build(directory: Path) -> MiniPaths:
     try:
         if not data.is_file() or data.read_bytes() != text:
             data.parent.mkdir(parents=True, exist_ok=True)
-            made = data.with_name(f".{data.name}-{os.getpid()}")
+            made = data.with_name(f".{data.name}-{platform.node()}-{os.getpid()}")
             try:
                 made.write_bytes(text)
                 made.replace(data)  # whole or not at all, also for others who do the same

@@ -1,5 +1,8 @@
 """Attention by name: every implementation computes what `attend_xla` computes.
 
+Those in `kernels` have no T x T buffer, and hide padding (segment 0) from itself or not: what
+padding gathers is finite, and nobody looks at it.
+
 B batch, T query, S key, K kv head, G query heads a kv head, H head_dim.
 """
 
@@ -8,9 +11,15 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from s1jax.mesh import ways
+from s1jax.models.kernels.chunked import attend_chunked
+from s1jax.models.kernels.cudnn import attend_cudnn
+from s1jax.models.kernels.over_mesh import WholeRows, attend_over_mesh
+from s1jax.models.kernels.splash import attend_splash
+from s1jax.models.kernels.triton import attend_triton
+from s1jax.types import UserError
 
 
 @runtime_checkable
@@ -53,10 +62,28 @@ def attend_xla(
     Memory grows with T S, divided by the number of blocks in long rows. Where queries and keys are
     the same columns (T = S), a row must be in order: no column may see one that is to its right.
     """
+    if q.shape[1] == k.shape[1] and ways("seq") > 1:
+
+        def whole(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
+            return _attend_blocks(q, k, v, positions, positions, segments, segments)
+
+        return attend_over_mesh(whole, q, k, v, q_positions, q_segments)
+    return _attend_blocks(q, k, v, q_positions, k_positions, q_segments, k_segments)
+
+
+def _attend_blocks(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    q_positions: Int[Array, "B T"],
+    k_positions: Int[Array, "B S"],
+    q_segments: Int[Array, "B T"],
+    k_segments: Int[Array, "B S"],
+) -> Float[Array, "B T N H"]:
     length, kv_heads = q.shape[1], k.shape[2]
     in_order = length == k.shape[1]
     block = length
-    if in_order and ways("seq") == 1:  # a sequence split over devices is not cut up further
+    if in_order:
         block = MIN_BLOCK * -(-length // (MIN_BLOCK * MAX_BLOCKS))
     # Matrix products want [batch, rows, columns]: heads go before tokens, once for all blocks.
     q = _split(q, kv_heads)
@@ -217,10 +244,73 @@ def _merge(gathered: Float[Array, "B K G T H"]) -> Float[Array, "B T N H"]:
     return gathered.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * groups, head_dim)
 
 
-def choose(name: str, platform: str | None = None) -> str:
-    """The kernel that a config's name stands for, on devices of that platform."""
-    return "xla" if name == "auto" else name
+def _over_mesh(kernel: WholeRows) -> Attend:
+    """The kernel for rows that lie anywhere on the mesh, among their own columns."""
+
+    def attend(
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K H"],
+        *,
+        q_positions: Int[Array, "B T"],
+        k_positions: Int[Array, "B T"],
+        q_segments: Int[Array, "B T"],
+        k_segments: Int[Array, "B T"],
+    ) -> Float[Array, "B T N H"]:
+        return attend_over_mesh(kernel, q, k, v, q_positions, q_segments)
+
+    return attend
 
 
-ATTENTION: dict[str, Attend] = {"xla": attend_xla}
+ATTENTION: dict[str, Attend] = {
+    "xla": attend_xla,
+    "chunked": _over_mesh(attend_chunked),
+    "triton": _over_mesh(attend_triton),
+    "cudnn": _over_mesh(attend_cudnn),
+    "splash": _over_mesh(attend_splash),
+}
 CACHED: dict[str, AttendCache] = {"xla": attend_cache, "strict": attend_strictly}
+
+PLATFORMS = {"triton": "gpu", "cudnn": "gpu", "splash": "tpu"}  # of kernels that need a certain one
+XLA_MAX_TOKENS = 1024  # of a row on CPU, where "chunked" takes over; measured, see BUILD_NOTES
+
+
+def choose(
+    name: str,
+    platform: str | None = None,
+    *,
+    row_length: int,
+    packed: bool,
+    dtype: DTypeLike = jnp.bfloat16,
+) -> str:
+    """The name in ATTENTION that a config's name stands for, for training on such rows.
+
+    `platform` is the one to compile for, as JAX ("gpu") or XLA ("cuda") names it; by default that
+    of the current mesh's devices, and without a mesh of those that are here. Raises UserError for a
+    kernel that cannot run there, or not on such rows.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = platform or (device.platform if device else jax.default_backend())
+    platform = {"cuda": "gpu"}.get(platform, platform)
+    if name == "auto":
+        # cuDNN computes in 16 bits, and hears nothing of segments.
+        on_gpu = "triton" if packed or jnp.dtype(dtype).itemsize > 2 else "cudnn"
+        on_cpu = "xla" if row_length <= XLA_MAX_TOKENS else "chunked"
+        return {"gpu": on_gpu, "tpu": "splash", "cpu": on_cpu}.get(platform, "chunked")
+    needed = PLATFORMS.get(name, platform)
+    if needed != platform:
+        raise UserError(
+            f'model.attention="{name}" runs on a {needed.upper()}, and this is for a'
+            f' {platform.upper()}: set it to "auto"'
+        )
+    if name == "cudnn" and packed:
+        raise UserError(
+            'model.attention="cudnn" knows no segments, and data.pack=True puts several examples'
+            ' into a row: set model.attention to "auto" or "triton"'
+        )
+    if name == "cudnn" and jnp.dtype(dtype).itemsize > 2:
+        raise UserError(
+            f'model.attention="cudnn" computes in 16 bits, and model.compute_dtype="{dtype}": set'
+            ' model.attention to "auto" or "triton"'
+        )
+    return name

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from s1jax.mesh import apart, constrain, summed, together, ways
 
-# Tokens of a device whose F features exist at a time. At 32,768 tokens of a 32B model they and their
-# gradients would be 8.4 GiB; a piece of this size still fills any accelerator.
-PIECE_TOKENS = 8192
+# Tokens of a device whose F features exist at a time. At 32,768 tokens of a 32B model they and
+# their gradients would be 8.4 GiB; a piece of this size still fills any accelerator.
+PIECE_TOKENS = 4096
 
 
 def pieces(rows: int, length: int) -> int:

@@ -67,21 +67,34 @@ def open_checkpoint(path: str, revision: str | None = None) -> HFCheckpoint:
     Only headers are read here; NaN, Inf and files cut since then are found by `load_params`.
     Raises UserError that names the file and the tensor or field which is wrong.
     """
-    directory = _locate(path, revision)
+    directory = _locate(path, revision, HUB_FILES)
     raw = read_object(directory, "config.json")
     _refuse_code(directory, raw)
-    where = str(directory / "config.json")
-    try:
-        cfg = from_hf(raw, where)
-    except (TypeError, AttributeError, OverflowError) as error:
-        # A field holds a list or an object where every config has a number or a name.
-        raise UserError(f"{where}: a field has a value of the wrong type ({error})") from error
+    cfg = _config_of(directory, raw)
     tensors = _match(cfg, *_read_weights(directory))
     _check_tokenizer(directory, cfg)
     return HFCheckpoint(directory, cfg, raw, tensors)
 
 
-def _locate(path: str, revision: str | None) -> Path:
+def open_config(path: str, revision: str | None = None) -> ModelConfig:
+    """The sizes of a local directory's or a hub id's model; of the hub nothing else is fetched.
+
+    Raises UserError as `open_checkpoint` does.
+    """
+    directory = _locate(path, revision, ["config.json"])
+    return _config_of(directory, read_object(directory, "config.json"))
+
+
+def _config_of(directory: Path, raw: dict[str, Any]) -> ModelConfig:
+    where = str(directory / "config.json")
+    try:
+        return from_hf(raw, where)
+    except (TypeError, AttributeError, OverflowError) as error:
+        # A field holds a list or an object where every config has a number or a name.
+        raise UserError(f"{where}: a field has a value of the wrong type ({error})") from error
+
+
+def _locate(path: str, revision: str | None, files: list[str]) -> Path:
     local = Path(path).expanduser()
     if local.is_dir():
         return local.resolve()
@@ -93,7 +106,7 @@ def _locate(path: str, revision: str | None) -> Path:
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            path, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]
+            path, revision=revision, allow_patterns=files, ignore_patterns=["*/*"]
         )
     except Exception as error:  # the errors of its HTTP client share no base class
         reason = show((str(error) or type(error).__name__).splitlines()[0])

@@ -58,7 +58,8 @@ def _adam(cfg: config.Optimizer) -> optax.GradientTransformation:
         second = optax.tree.cast(state.nu, cfg.second_moment_dtype)
         return state._replace(mu=first, nu=second)
 
-    def init(params: Params) -> optax.ScaleByAdamState:
+    # optax also asks with a placeholder, to learn which leaves are moments (tree.map_params).
+    def init(params: Params | object) -> optax.ScaleByAdamState:
         return kept(adam.init(params))
 
     def update(

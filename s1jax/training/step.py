@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import DTypeLike
 
 from s1jax import config
-from s1jax.mesh import ArraySpec, shardings
+from s1jax.mesh import AnyMesh, ArraySpec, shardings
 from s1jax.models import decoder
 from s1jax.models.attention import choose
 from s1jax.models.config import ModelConfig
@@ -146,7 +146,7 @@ def init_state(cfg: config.Config, params: Params) -> TrainState:
     return TrainState(jnp.int32(0), params, make_optimizer(cfg.optimizer).init(params))
 
 
-def abstract_state(cfg: config.Config, model: ModelConfig, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(cfg: config.Config, model: ModelConfig, mesh: AnyMesh) -> TrainState:
     """Shape, dtype and sharding of every array of the state, as ShapeDtypeStructs.
 
     Raises UserError if a parameter's sizes do not divide by the mesh.

@@ -1,0 +1,232 @@
+"""The plan of training: its step compiled or reckoned, and told on a card."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from s1jax.config import Config
+from s1jax.hardware import HARDWARE, Hardware
+from s1jax.mesh import AnyMesh
+from s1jax.metrics import train_flops
+from s1jax.models.attention import choose
+from s1jax.models.config import ModelConfig
+from s1jax.planning import flops
+from s1jax.planning.card import Card, Traffic, traffic_of
+from s1jax.planning.collectives import Collective, collectives
+from s1jax.planning.compiling import Compiled, DoesNotFit, compile_train
+from s1jax.planning.estimate import estimate, network_s, run_estimate
+from s1jax.planning.workload import Workload
+from s1jax.progress import format_count
+from s1jax.training.memory import Memory, memory
+from s1jax.training.step import abstract_state
+
+EXECUTED = {"none": 1.0, "dots": 1.05, "full": 4 / 3, "offload": 4 / 3}  # about, of what is needed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config with all that a plan of it needs."""
+
+    cfg: Config
+    model: ModelConfig
+    mesh: Any  # a jax Mesh of devices that need not be here, or an AbstractMesh
+    workload: Workload
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the devices are."""
+        return HARDWARE[self.cfg.plan.hardware]
+
+
+def with_kernel(cfg: Config, row_length: int) -> Config:
+    """The config with the attention that its hardware would choose."""
+    platform = {"cuda": "gpu"}.get(HARDWARE[cfg.plan.hardware].platform, "tpu")
+    name = choose(
+        cfg.model.attention,
+        platform,
+        row_length=row_length,
+        packed=cfg.data.pack,
+        dtype=cfg.model.compute_dtype,
+    )
+    return replace(cfg, model=replace(cfg.model, attention=name))
+
+
+def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Card:
+    """The card of a train step over the longest rows of the run.
+
+    With `compiles` the hardware's own compiler makes the step; else all is reckoned. Raises
+    UserError where sizes do not divide.
+    """
+    cfg, model, mesh, workload = plan.cfg, plan.model, plan.mesh, plan.workload
+    state = abstract_state(cfg, model, mesh)
+    held = memory(cfg, model, state, mesh, workload.rows, workload.row_length)
+    made: Compiled | None = None
+    if compiles:
+        try:
+            made = compile_train(
+                cfg, model, mesh, workload.rows, workload.row_length, workload.steps
+            )
+        except DoesNotFit as refused:
+            notes = (*notes, f"the compiler refuses it, so what follows is reckoned: {refused}")
+            held = _too_large(held, plan.hardware)
+    needed = _needed(cfg, model, workload)
+    if made is None:
+        executed, found = needed * EXECUTED[cfg.train.remat], None
+        seconds = _network_reckoned(plan)
+    else:
+        counted = flops.count(made.jaxpr)
+        executed, found = counted.total, collectives(made.hlo)
+        seconds = network_s(found, plan.hardware)
+        if counted.unbounded:
+            # The chunked kernel's loops end where the examples do.
+            notes = (
+                *notes,
+                f"operations of {counted.unbounded} loops whose length depends on the data are"
+                " counted once",
+            )
+    devices = mesh.size
+    price = plan.hardware.price if cfg.plan.price is None else cfg.plan.price
+    return Card(
+        title=f"{cfg.model.path}, one train step on {devices} x {plan.hardware.title}",
+        model=_describe(cfg, model),
+        machines=_machines(plan),
+        batch=_batch(cfg, workload),
+        hardware=plan.hardware,
+        devices=devices,
+        memory=_by_kind(held, made),
+        peak_bytes=held.total if made is None else made.peak_bytes,
+        host_bytes=_on_host(cfg, model, workload, mesh),
+        executed=executed,
+        needed=needed,
+        traffic=_traffic(plan, found),
+        kernels=_kernels(cfg, made),
+        estimate=estimate(executed, seconds, plan.hardware, devices, cfg.plan.mfu),
+        mfu=cfg.plan.mfu,
+        run=run_estimate(
+            model,
+            workload,
+            plan.hardware,
+            devices,
+            mfu=cfg.plan.mfu,
+            recompute=executed / needed,
+            network_s=seconds,
+            price=price,
+        ),
+        price=price,
+        notes=notes,
+        seconds=0.0 if made is None else made.seconds,
+    )
+
+
+def _needed(cfg: Config, model: ModelConfig, workload: Workload) -> float:
+    """Operations of a step whose rows are full of one example each, as the compiled one's."""
+    return train_flops(model, [workload.row_length] * workload.rows)
+
+
+def _too_large(held: Memory, hardware: Hardware) -> Memory:
+    """What was reckoned, or where that says that it fits what the compiler contradicts."""
+    lacking = max(hardware.memory_bytes + 1 - held.total, 0)
+    return replace(held, working=held.working + lacking)
+
+
+def _by_kind(held: Memory, made: Compiled | None) -> dict[str, int]:
+    """Bytes of a device; of a compiled step what is no array of the state is the remainder."""
+    names = {
+        "parameters": "parameters",
+        "moments": "Adam's moments",
+        "gradients": "gradients",
+        "activations": "kept of each layer for the backward pass",
+        "working": "one layer's arrays, or a chunk of logits",
+    }
+    sizes = {text: getattr(held, name) for name, text in names.items()}
+    if made is not None:
+        rest = list(sizes.values())[:-1]
+        sizes[names["working"]] = made.peak_bytes - sum(rest)
+    return sizes
+
+
+def _on_host(cfg: Config, model: ModelConfig, workload: Workload, mesh: AnyMesh) -> int:
+    if cfg.train.remat != "offload":
+        return 0
+    tokens = workload.rows * workload.row_length * mesh.shape["tensor"] // mesh.size
+    tokens //= cfg.train.accumulation_steps
+    width = jnp.dtype(cfg.model.compute_dtype).itemsize
+    return model.layers * tokens * model.embed_dim * width
+
+
+def ideal_bytes(plan: Plan) -> dict[str, float]:
+    """What a device must gather and scatter in a step: 4N and 2N bytes in bfloat16.
+
+    Parameters are gathered for the forward and again for the backward pass, and their gradients
+    scattered once, for each slice of the batch.
+    """
+    cfg, mesh = plan.cfg, plan.mesh
+    width = jnp.dtype(cfg.model.compute_dtype).itemsize
+    if mesh.shape["fsdp"] * mesh.shape["context"] == 1:
+        return {}
+    whole = plan.model.parameters / mesh.shape["tensor"] * cfg.train.accumulation_steps * width
+    return {"all-gather": 2 * whole, "reduce-scatter": whole}
+
+
+def _network_reckoned(plan: Plan) -> float:
+    """Seconds of the ideal bytes across all devices."""
+    hardware, size = plan.hardware, plan.mesh.size
+    rate = hardware.link
+    if size > hardware.host_devices:
+        rate = min(rate, hardware.host_devices * hardware.network)
+    return sum(ideal_bytes(plan).values()) * (size - 1) / size / rate
+
+
+def _traffic(plan: Plan, found: Mapping[str, Collective] | None) -> dict[str, Traffic]:
+    ideal = ideal_bytes(plan)
+    if found is None:
+        across = plan.mesh.size > plan.hardware.host_devices
+        return {f"{kind}, ideal": Traffic(0, size, across) for kind, size in ideal.items()}
+    return traffic_of(found, ideal, plan.mesh)
+
+
+def _kernels(cfg: Config, made: Compiled | None) -> list[str]:
+    name = f"attention {cfg.model.attention}"
+    if made is None:
+        return [name]
+    return [name, *(f"{kernel} x {n}" for kernel, n in sorted(made.kernels.items()))]
+
+
+def _describe(cfg: Config, model: ModelConfig) -> str:
+    opt = cfg.optimizer
+    moments = " and ".join(dict.fromkeys([opt.first_moment_dtype, opt.second_moment_dtype]))
+    return (
+        f"{model.family}, {format_count(model.parameters)} parameters in {cfg.model.param_dtype},"
+        f" moments in {moments}, computed in {cfg.model.compute_dtype}, remat {cfg.train.remat}"
+    )
+
+
+def _machines(plan: Plan) -> str:
+    mesh, hardware = plan.mesh, plan.hardware
+    hosts = -(-mesh.size // hardware.host_devices)
+    sizes = " x ".join(f"{axis}={n}" for axis, n in mesh.shape.items() if n > 1)
+    return (
+        f"{mesh.size} x {hardware.title} on {hosts} host{'s' * (hosts > 1)}:"
+        f" {sizes or 'one device'}"
+    )
+
+
+def _batch(cfg: Config, workload: Workload) -> list[str]:
+    slices = cfg.train.accumulation_steps
+    cut = f", in {slices} slices" if slices > 1 else ""
+    lengths = workload.row_lengths
+    of = f" (rows of {len(lengths)} lengths, from {lengths[0]:,})" if len(lengths) > 1 else ""
+    return [
+        f"{cfg.data.batch_size} examples in {workload.rows} rows of {workload.row_length:,}"
+        f" tokens{cut}{of}",
+        f"{workload.steps} steps, {workload.useful_share:.1%} of the rows' tokens are of examples"
+        f" ({workload.source})",
+    ]
+
+
+def as_json(card: Card) -> dict[str, Any]:
+    """The figures of a card as plain values."""
+    return dataclasses.asdict(card) | {"fits": card.fits}
