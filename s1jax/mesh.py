@@ -226,7 +226,7 @@ def summed(x: jax.Array, *axes: str) -> jax.Array:
     """The sum of [R, Z, ...] over the devices that `apart` set apart, laid out by these axes.
 
     `embed` is one of them, and whole in `x`. Each device is sent its part of the sum alone, in the
-    dtype of `x`: XLA would send float32 where bfloat16 is given, and on TPUs whole sums.
+    dtype of `x`, where XLA would send float32 for bfloat16.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -235,11 +235,17 @@ def summed(x: jax.Array, *axes: str) -> jax.Array:
     split = _mesh_axes("embed")
     rest = tuple(a for name in ("batch", "seq") for a in _mesh_axes(name) if a not in split)
 
+    # TPUs scatter along one axis of their torus: along several, XLA has them send whole sums. GPUs
+    # do it in one go, which goes over the network between hosts just as often as it must.
+    on_tpu = mesh.abstract_device is not None and mesh.abstract_device.platform == "tpu"
+    turns = split if on_tpu else (split,)
+
     def scatter(x: jax.Array) -> jax.Array:
-        part = jax.lax.psum_scatter(
-            x[0, 0], split, scatter_dimension=axes.index("embed"), tiled=True
-        )
-        return jax.lax.psum(part, rest) if rest else part
+        x = x[0, 0]
+        for turn in turns:
+            place = axes.index("embed")
+            x = jax.lax.psum_scatter(x, turn, scatter_dimension=place, tiled=True)
+        return jax.lax.psum(x, rest) if rest else x
 
     return jax.shard_map(scatter, in_specs=whole, out_specs=partition(axes))(x)
 

@@ -19,20 +19,15 @@ class Traffic:
     """One kind of collective, in a step on one device."""
 
     count: int
-    bytes: float
+    sent_bytes: float
     across_hosts: bool
-    ideal_bytes: float | None = None  # what the plan of it needs; None: no figure
 
 
-def traffic_of(
-    found: Mapping[str, Collective], ideal: Mapping[str, float], mesh: jax.sharding.Mesh
-) -> dict[str, Traffic]:
-    """What a compiled step sends, kind by kind; `ideal` has the bytes that it must."""
+def traffic_of(found: Mapping[str, Collective], mesh: jax.sharding.Mesh) -> dict[str, Traffic]:
+    """What a compiled step sends, kind by kind."""
     host_of = [device.process_index for device in mesh.devices.flat]
     return {
-        kind: Traffic(
-            its.count, its.bytes, any(call.crosses(host_of) for call in its.calls), ideal.get(kind)
-        )
+        kind: Traffic(its.count, its.link_bytes, any(call.crosses(host_of) for call in its.calls))
         for kind, its in found.items()
     }
 
@@ -53,6 +48,7 @@ class Card:
     executed: float  # operations of a step, over all devices
     needed: float | None  # of them what the model needs; None: no figure
     traffic: Mapping[str, Traffic]
+    ideal_bytes: float  # of what all kinds but all-to-all send; 0: no figure
     kernels: Sequence[str]
     estimate: Estimate
     mfu: float
@@ -65,6 +61,11 @@ class Card:
     def fits(self) -> bool:
         """Whether a device has the memory."""
         return self.peak_bytes <= self.hardware.memory_bytes
+
+    @property
+    def sent_bytes(self) -> float:
+        """What a device sends of weights and gradients: all but the swaps of tokens for heads."""
+        return sum(its.sent_bytes for kind, its in self.traffic.items() if kind != "all-to-all")
 
     def text(self) -> str:
         """The card in lines of at most 100 columns."""
@@ -101,10 +102,15 @@ class Card:
     def _network(self) -> list[str]:
         lines = []
         for kind, its in self.traffic.items():
-            text = f"{kind}: {its.bytes / 1e9:.4g} GB a step and device in {its.count} calls"
-            if its.ideal_bytes:
-                text += f", {its.bytes / its.ideal_bytes:.3f} x the ideal"
+            text = f"{kind}: each device sends {its.sent_bytes / 1e9:.4g} GB in {its.count} calls"
             lines += _field("network", text + (", across hosts" if its.across_hosts else ""))
+        if self.ideal_bytes and self.traffic:
+            lines += _field(
+                "network",
+                f"without all-to-all {self.sent_bytes / 1e9:.4g} GB,"
+                f" {self.sent_bytes / self.ideal_bytes:.3f} x the ideal: parameters gathered"
+                " twice, their gradients scattered once",
+            )
         return lines
 
     def _time(self) -> list[str]:

@@ -1,7 +1,6 @@
 """The plan of training: its step compiled or reckoned, and told on a card."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from s1jax.metrics import train_flops
 from s1jax.models.attention import choose
 from s1jax.models.config import ModelConfig
 from s1jax.planning import flops
-from s1jax.planning.card import Card, Traffic, traffic_of
-from s1jax.planning.collectives import Collective, collectives
+from s1jax.planning.card import Card, traffic_of
+from s1jax.planning.collectives import collectives
 from s1jax.planning.compiling import Compiled, DoesNotFit, compile_train
 from s1jax.planning.estimate import estimate, network_s, run_estimate
 from s1jax.planning.workload import Workload
@@ -101,7 +100,8 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
         host_bytes=_on_host(cfg, model, workload, mesh),
         executed=executed,
         needed=needed,
-        traffic=_traffic(plan, found),
+        traffic={} if found is None else traffic_of(found, mesh),
+        ideal_bytes=ideal_bytes(plan),
         kernels=_kernels(cfg, made),
         estimate=estimate(executed, seconds, plan.hardware, devices, cfg.plan.mfu),
         mfu=cfg.plan.mfu,
@@ -157,18 +157,18 @@ def _on_host(cfg: Config, model: ModelConfig, workload: Workload, mesh: AnyMesh)
     return model.layers * tokens * model.embed_dim * width
 
 
-def ideal_bytes(plan: Plan) -> dict[str, float]:
-    """What a device must gather and scatter in a step: 4N and 2N bytes in bfloat16.
+def ideal_bytes(plan: Plan) -> float:
+    """What a device must send in a step: 6N bytes in bfloat16, but for its own part of them.
 
     Parameters are gathered for the forward and again for the backward pass, and their gradients
-    scattered once, for each slice of the batch.
+    scattered once, for each slice of the batch. Data parallel copies add their gradients up.
     """
     cfg, mesh = plan.cfg, plan.mesh
     width = jnp.dtype(cfg.model.compute_dtype).itemsize
-    if mesh.shape["fsdp"] * mesh.shape["context"] == 1:
-        return {}
     whole = plan.model.parameters / mesh.shape["tensor"] * cfg.train.accumulation_steps * width
-    return {"all-gather": 2 * whole, "reduce-scatter": whole}
+    split, copies = mesh.shape["fsdp"] * mesh.shape["context"], mesh.shape["data"]
+    sent = 3 * whole * (split - 1) / split
+    return sent + 2 * whole / split * (copies - 1) / copies
 
 
 def _network_reckoned(plan: Plan) -> float:
@@ -177,15 +177,7 @@ def _network_reckoned(plan: Plan) -> float:
     rate = hardware.link
     if size > hardware.host_devices:
         rate = min(rate, hardware.host_devices * hardware.network)
-    return sum(ideal_bytes(plan).values()) * (size - 1) / size / rate
-
-
-def _traffic(plan: Plan, found: Mapping[str, Collective] | None) -> dict[str, Traffic]:
-    ideal = ideal_bytes(plan)
-    if found is None:
-        across = plan.mesh.size > plan.hardware.host_devices
-        return {f"{kind}, ideal": Traffic(0, size, across) for kind, size in ideal.items()}
-    return traffic_of(found, ideal, plan.mesh)
+    return ideal_bytes(plan) / rate
 
 
 def _kernels(cfg: Config, made: Compiled | None) -> list[str]:
