@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 from s1jax.hardware import Hardware
-from s1jax.metrics import train_flops
-from s1jax.models.config import ModelConfig
 from s1jax.planning.collectives import Call, Collective
 from s1jax.planning.workload import Workload
 
@@ -32,6 +30,25 @@ class RunEstimate:
     tokens_per_s: float  # of examples, over all devices
 
 
+@dataclass(frozen=True)
+class Work:
+    """Operations of a compiled step, over all devices, and how they grow with its rows."""
+
+    products: float  # as its tokens
+    attention: float  # as its pairs of tokens
+    tokens: int
+    pairs: int
+
+    @property
+    def total(self) -> float:
+        """Of the step as it was compiled."""
+        return self.products + self.attention
+
+    def of(self, tokens: int, pairs: int) -> float:
+        """Of a step with other rows."""
+        return self.products * tokens / self.tokens + self.attention * pairs / self.pairs
+
+
 def estimate(
     executed: float, network_s: float, hardware: Hardware, devices: int, mfu: float
 ) -> Estimate:
@@ -45,27 +62,21 @@ def estimate(
 
 
 def run_estimate(
-    model: ModelConfig,
+    work: Work,
     workload: Workload,
     hardware: Hardware,
     devices: int,
     *,
     mfu: float,
-    recompute: float,
     network_s: float,
     price: float,
 ) -> RunEstimate:
-    """All steps of a run: the operations of their examples, padding as if it were one of them.
-
-    `recompute` is what a step executes for each operation that the model needs, `network_s` the
-    network's time of a step, which depends on no lengths.
-    """
-    seconds = 0.0
-    padded = workload.row_tokens / workload.useful_tokens
-    for lengths in workload.lengths:
-        needed = train_flops(model, lengths) * padded
-        alone = needed * recompute / (devices * hardware.flops * mfu * RECOMPUTED)
-        seconds += max(alone, network_s)
+    """All steps of a run, each with its own rows; `network_s` is every step's."""
+    steps = zip(workload.step_tokens, workload.step_pairs, strict=True)
+    seconds = sum(
+        estimate(work.of(tokens, pairs), network_s, hardware, devices, mfu).step_s
+        for tokens, pairs in steps
+    )
     hours = seconds * devices / 3600
     return RunEstimate(seconds, hours, hours * price, workload.useful_tokens / seconds)
 

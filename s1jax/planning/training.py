@@ -16,8 +16,8 @@ from s1jax.planning import flops
 from s1jax.planning.card import Card, traffic_of
 from s1jax.planning.collectives import collectives
 from s1jax.planning.compiling import Compiled, DoesNotFit, compile_train
-from s1jax.planning.estimate import estimate, network_s, run_estimate
-from s1jax.planning.workload import Workload
+from s1jax.planning.estimate import Work, estimate, network_s, run_estimate
+from s1jax.planning.workload import Workload, causal_pairs
 from s1jax.progress import format_count
 from s1jax.training.memory import Memory, memory
 from s1jax.training.step import abstract_state
@@ -71,13 +71,15 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
         except DoesNotFit as refused:
             notes = (*notes, f"the compiler refuses it, so what follows is reckoned: {refused}")
             held = _too_large(held, plan.hardware)
-    needed = _needed(cfg, model, workload)
+    needed = _needed(model, workload)
     if made is None:
-        executed, found = needed * EXECUTED[cfg.train.remat], None
+        again = EXECUTED[cfg.train.remat]
+        products, attention, found = again * needed.products, again * needed.attention, None
         seconds = _network_reckoned(plan)
     else:
         counted = flops.count(made.jaxpr)
-        executed, found = counted.total, collectives(made.hlo)
+        attention, found = sum(counted.kernels.values()), collectives(made.hlo)
+        products = counted.dots
         seconds = network_s(found, plan.hardware)
         if counted.unbounded:
             # The chunked kernel's loops end where the examples do.
@@ -86,6 +88,7 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
                 f"operations of {counted.unbounded} loops whose length depends on the data are"
                 " counted once",
             )
+    work = replace(needed, products=products, attention=attention)
     devices = mesh.size
     price = plan.hardware.price if cfg.plan.price is None else cfg.plan.price
     return Card(
@@ -98,20 +101,19 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
         memory=_by_kind(held, made),
         peak_bytes=held.total if made is None else made.peak_bytes,
         host_bytes=_on_host(cfg, model, workload, mesh),
-        executed=executed,
-        needed=needed,
+        executed=work.total,
+        needed=needed.total,
         traffic={} if found is None else traffic_of(found, mesh),
         ideal_bytes=ideal_bytes(plan),
         kernels=_kernels(cfg, made),
-        estimate=estimate(executed, seconds, plan.hardware, devices, cfg.plan.mfu),
+        estimate=estimate(work.total, seconds, plan.hardware, devices, cfg.plan.mfu),
         mfu=cfg.plan.mfu,
         run=run_estimate(
-            model,
+            work,
             workload,
             plan.hardware,
             devices,
             mfu=cfg.plan.mfu,
-            recompute=executed / needed,
             network_s=seconds,
             price=price,
         ),
@@ -121,9 +123,13 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
     )
 
 
-def _needed(cfg: Config, model: ModelConfig, workload: Workload) -> float:
-    """Operations of a step whose rows are full of one example each, as the compiled one's."""
-    return train_flops(model, [workload.row_length] * workload.rows)
+def _needed(model: ModelConfig, workload: Workload) -> Work:
+    """What a model needs for rows that are full of one example each, as kernels count them."""
+    length, rows = workload.row_length, workload.rows
+    pairs = rows * causal_pairs(length)
+    total = train_flops(model, [length] * rows)
+    attention = 12.0 * model.layers * model.heads * model.head_dim * pairs
+    return Work(total - attention, attention, rows * length, pairs)
 
 
 def _too_large(held: Memory, hardware: Hardware) -> Memory:

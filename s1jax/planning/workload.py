@@ -24,8 +24,13 @@ class Workload:
     rows: int
     row_lengths: tuple[int, ...]  # that are compiled for, the longest last
     useful_tokens: int  # of examples, over the run
-    row_tokens: int  # of rows, padding included, over the run
-    lengths: tuple[tuple[int, ...], ...]  # of the examples of each step
+    step_tokens: tuple[int, ...]  # of the rows of each step, padding included
+    step_pairs: tuple[int, ...]  # of tokens of which attention looks at one from the other
+
+    @property
+    def row_tokens(self) -> int:
+        """Of all rows of the run, padding included."""
+        return sum(self.step_tokens)
 
     @property
     def useful_share(self) -> float:
@@ -44,17 +49,26 @@ def workload_of(
     """What these examples are on a mesh of these sizes."""
     batches = Batches(examples, cfg, sizes["data"] * sizes["fsdp"], sizes["context"])
     steps = range(batches.total_steps)
+
+    def pairs(step: int) -> int:
+        if not cfg.data.pack:  # attention goes over the padding as well
+            return batches.rows * causal_pairs(batches.row_length_of(step))
+        return sum(causal_pairs(len(examples[i].tokens)) for i in batches.chosen(step))
+
     return Workload(
         source=source,
         steps=batches.total_steps,
         rows=batches.rows,
         row_lengths=tuple(batches.row_lengths),
         useful_tokens=sum(batches.tokens(step)[0] for step in steps),
-        row_tokens=sum(batches.rows * batches.row_length_of(step) for step in steps),
-        lengths=tuple(
-            tuple(len(examples[i].tokens) for i in batches.chosen(step)) for step in steps
-        ),
+        step_tokens=tuple(batches.rows * batches.row_length_of(step) for step in steps),
+        step_pairs=tuple(map(pairs, steps)),
     )
+
+
+def causal_pairs(tokens: int) -> int:
+    """How often a token of an example meets itself or one before it."""
+    return tokens * (tokens + 1) // 2
 
 
 def assumed_examples(cfg: Config) -> tuple[list[Tokenized], str]:

@@ -72,6 +72,7 @@ def _forward(
             jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
         ],
         compiler_params=_params(head_dim),
+        cost_estimate=_cost(q, 2),
         interpret=interpret,
         name="attend_forward",
     )(*ends, *arrays, *columns)
@@ -109,6 +110,7 @@ def _backward(
         out_specs=of_q(head_dim),
         out_shape=jax.ShapeDtypeStruct(padded_q.shape, q.dtype),
         compiler_params=_params(head_dim),
+        cost_estimate=_cost(q, 3),
         interpret=interpret,
         name="attend_d_q",
     )(*spans(visible), padded_q, padded_k, padded_v, *columns, d_out, log_sums, drift)
@@ -129,6 +131,7 @@ def _backward(
         out_specs=[of_k(head_dim), of_k(head_dim)],
         out_shape=[jax.ShapeDtypeStruct(padded_k.shape, x.dtype) for x in (k, v)],
         compiler_params=_params(head_dim),
+        cost_estimate=_cost(q, 4),
         interpret=interpret,
         name="attend_d_kv",
     )(
@@ -140,6 +143,19 @@ def _backward(
 
 
 attend_triton.defvjp(_forward, _backward)
+
+
+def _cost(q: Float[Array, "B T N H"], products: int) -> pl.CostEstimate:
+    """So many products for each pair of tokens that sees each other in rows of one example.
+
+    Rows that hold several have fewer pairs, which nobody knows before they are there.
+    """
+    batch, length, heads, head_dim = q.shape
+    pairs = batch * heads * length * (length + 1) // 2
+    read = q.size * q.dtype.itemsize * 4
+    return pl.CostEstimate(
+        flops=2 * products * pairs * head_dim, bytes_accessed=read, transcendentals=pairs
+    )
 
 
 def _gather(
