@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from s1jax import cli, xla_flags
+from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
 from s1jax.distributed import meet, process_index, refuse_several, run_together
 from s1jax.evaluation.results import BASE, MODEL
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
         refuse_several("evaluate --grade")
     else:
         xla_flags.apply_flags(xla_flags.find_accelerator())
+        keep_compiled(workdir)
     return run_together(lambda: evaluate(cfg, workdir, values.model, grade=values.grade))
 
 

@@ -34,6 +34,7 @@ from absl import flags
 
 from s1jax import cli, mini
 from s1jax.asking import Model, ask, open_model
+from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
 from s1jax.decoding.controls import majority_vote
 from s1jax.decoding.engine import Engine
@@ -81,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     prompts, out = (
         None if text is None else Path(text).expanduser() for text in (values.prompts, values.out)
     )
+    keep_compiled()
     return generate(cfg, Asked(values.prompt, prompts, out, has_colours(values.color)))
 
 

@@ -195,7 +195,7 @@ def ways(axis: str) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return 1
-    return math.prod(mesh.shape[a] for a in _mesh_axes(axis))
+    return math.prod(mesh.shape[a] for a in mesh_axes(axis))
 
 
 def apart(x: jax.Array) -> jax.Array:
@@ -232,8 +232,8 @@ def summed(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x[0, 0]
     whole = partition(("batch", "seq", *("features" if a == "embed" else a for a in axes)))
-    split = _mesh_axes("embed")
-    rest = tuple(a for name in ("batch", "seq") for a in _mesh_axes(name) if a not in split)
+    split = mesh_axes("embed")
+    rest = tuple(a for name in ("batch", "seq") for a in mesh_axes(name) if a not in split)
 
     # TPUs scatter along one axis of their torus: along several, XLA has them send whole sums. GPUs
     # do it in one go, which goes over the network between hosts just as often as it must.
@@ -250,7 +250,7 @@ def summed(x: jax.Array, *axes: str) -> jax.Array:
     return jax.shard_map(scatter, in_specs=whole, out_specs=partition(axes))(x)
 
 
-def _mesh_axes(axis: str) -> tuple[str, ...]:
+def mesh_axes(axis: str) -> tuple[str, ...]:
     """The mesh axes that an array axis is split over."""
     entry = _rules.get()[axis]
     return (entry,) if isinstance(entry, str) else tuple(entry or ())

@@ -15,6 +15,7 @@ fastest plan that fits.
 mesh has, for each mesh given, and compares their losses.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from s1jax.xla_flags import apply_flags
 if TYPE_CHECKING:
     from s1jax.data.labels import Tokenized
     from s1jax.models.config import ModelConfig
+    from s1jax.planning.card import Card
 
 WHATS = ("train", "prefill", "decode")
 
@@ -45,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_enum("what", "train", WHATS, "the step to plan", flag_values=values)
     flags.DEFINE_bool("search", False, "look for the fastest plan that fits", flag_values=values)
     flags.DEFINE_bool("reckon", False, "compile nothing: seconds, and about", flag_values=values)
+    flags.DEFINE_string("json", None, "a file for the card's figures", flag_values=values)
     flags.DEFINE_bool("rehearse", False, "run three steps on virtual devices", flag_values=values)
     flags.DEFINE_list("meshes", [], "to rehearse besides the config's", flag_values=values)
     values = cli.parse(values, __doc__, argv)
@@ -52,10 +55,19 @@ def main(argv: Sequence[str]) -> int:
     with cli.stops():
         if values.rehearse:
             return rehearse(cfg, values.meshes)
-        return plan(cfg, values.what, search=values.search, reckon=values.reckon)
+        return plan(
+            cfg, values.what, search=values.search, reckon=values.reckon, json_path=values.json
+        )
 
 
-def plan(cfg: Config, what: str, *, search: bool = False, reckon: bool = False) -> int:
+def plan(
+    cfg: Config,
+    what: str,
+    *,
+    search: bool = False,
+    reckon: bool = False,
+    json_path: str | None = None,
+) -> int:
     """Prints what is planned; returns the exit code. UserError if config or machines are wrong."""
     name = cfg.plan.hardware
     if not name:
@@ -70,21 +82,31 @@ def plan(cfg: Config, what: str, *, search: bool = False, reckon: bool = False) 
     lacking = missing(name)
     if lacking:
         say(f"{lacking}; all figures below are reckoned, not compiled")
+    compiles = not (lacking or reckon)
     model = model_of(cfg)
     if what != "train":
         from s1jax.planning.decoding import plan_decode
 
-        print(plan_decode(cfg, model, what, compiles=not (lacking or reckon)).text(), end="")
-        return cli.DONE
-    examples, source = examples_of(cfg)
-    inputs = remedies.Inputs(model, examples, source, compiles=not (lacking or reckon))
+        card = plan_decode(cfg, model, what, compiles=compiles)
+        return _show(card, json_path)
+    inputs = remedies.Inputs(model, *examples_of(cfg), compiles)
     if search:
         print(remedies.search(cfg, inputs), end="")
         return cli.DONE
     card = remedies.card_of(cfg, inputs)
-    print(card.text(), end="", flush=True)
+    _show(card, json_path)
     if not card.fits:
         print(remedies.advice(cfg, inputs), end="")
+    return cli.DONE
+
+
+def _show(card: "Card", json_path: str | None) -> int:
+    print(card.text(), end="", flush=True)
+    if json_path is not None:
+        try:
+            Path(json_path).write_text(json.dumps(card.figures(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--json={json_path} cannot be written: {error.strerror}") from error
     return cli.DONE
 
 

@@ -9,8 +9,8 @@ limits. Requests are answered together, --config.decode.batch_size=8 at a time.
 
 The first request of a length that none had before stops all streams while programs are compiled
 for it. --config.serve.warm_up=True compiles them all at the start instead, which takes longer the
-longer the context is. JAX_COMPILATION_CACHE_DIR=DIR in the environment keeps what was compiled,
-with JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 all of it.
+longer the context is. What takes a tenth of a second to compile is kept for the next start, with
+JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 in the environment all of it.
 
 Only this machine can ask, unless --config.serve.host is another address. That takes a token, in the
 environment variable that config.serve.token_variable names (S1JAX_TOKEN), which clients send as
@@ -34,6 +34,7 @@ from absl import flags
 
 from s1jax import cli, mini
 from s1jax.asking import Model, open_model
+from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
 from s1jax.decoding.engine import Engine
 from s1jax.distributed import refuse_several
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         cfg = replace(cfg, model=replace(cfg.model, path=values.model, revision=None))
     if not cfg.model.path:
         raise UserError("--model is missing, and model.path is empty: for example --model=mini")
+    keep_compiled()
     try:
         with cli.stops():
             model, engine = opened(cfg)

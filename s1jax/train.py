@@ -26,6 +26,7 @@ from s1jax import cli, mini, xla_flags
 from s1jax.card import model_card
 from s1jax.chat import ChatTokenizer, chat_of
 from s1jax.checkpoint import Checkpoints, check_same, save_assets
+from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config, to_json
 from s1jax.data.batches import Batches
 from s1jax.data.examples import load_examples
@@ -89,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
     values = cli.parse(values, __doc__, argv)
     cfg, workdir = cli.config_of(values), cli.directory_of(values, "workdir")
     xla_flags.apply_flags(xla_flags.find_accelerator())
+    keep_compiled(workdir)
     return run_together(lambda: train(cfg, workdir))
 
 

@@ -28,6 +28,7 @@ ROOMS = (
         "mesh",
         "distributed",
         "xla_flags",
+        "compile_cache",
         "noise",
         "digest",
         "terminal",

@@ -21,6 +21,7 @@ from s1jax.mesh import ArraySpec, constrain
 from s1jax.models.attention import ATTENTION, Attend
 from s1jax.models.cache import Cache, Past, past_of, write
 from s1jax.models.config import ModelConfig
+from s1jax.models.embedding import look_up
 from s1jax.models.feedforward import feed_forward, pieces
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -109,32 +110,6 @@ def _project_backward(
 
 
 project.defvjp(_project_forward, _project_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def look_up(
-    table: Float[Array, "V D"], tokens: Int[Array, "B T"], dtype: DTypeLike
-) -> Float[Array, "B T D"]:
-    """The rows of the tokens in `dtype`; their gradient is added up in the table's own dtype.
-
-    In bfloat16 a token that occurs thousands of times would lose most of its gradient.
-    """
-    # Gathered over fsdp before the look-up: a table split over `embed` and tokens split over
-    # `batch`, both by fsdp, would otherwise make XLA replicate one of them unasked.
-    return constrain(table.astype(dtype), "vocab", "features")[tokens]
-
-
-def _look_up_forward(table: Array, tokens: Array, dtype: DTypeLike) -> tuple[Array, tuple]:
-    return look_up(table, tokens, dtype), (table, tokens)
-
-
-def _look_up_backward(dtype: DTypeLike, residuals: tuple, d_rows: Array) -> tuple[Array, None]:
-    table, tokens = residuals
-    zeros = constrain(jnp.zeros_like(table), "vocab", "embed")
-    return zeros.at[tokens].add(d_rows.astype(table.dtype)), None
-
-
-look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 class RMSNorm(nnx.Module):

@@ -1,12 +1,15 @@
 """The card of a plan: what a step takes and gives, as text."""
 
+import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 from s1jax.hardware import GIB, Hardware
+from s1jax.mesh import AnyMesh
 from s1jax.planning.collectives import Collective
 from s1jax.planning.estimate import Estimate, RunEstimate
 from s1jax.progress import format_count, format_seconds
@@ -23,8 +26,10 @@ class Traffic:
     across_hosts: bool
 
 
-def traffic_of(found: Mapping[str, Collective], mesh: jax.sharding.Mesh) -> dict[str, Traffic]:
-    """What a compiled step sends, kind by kind."""
+def traffic_of(found: Mapping[str, Collective], mesh: AnyMesh) -> dict[str, Traffic]:
+    """What a compiled step sends, kind by kind; nothing on a mesh of sizes alone."""
+    if not isinstance(mesh, jax.sharding.Mesh):
+        return {}
     host_of = [device.process_index for device in mesh.devices.flat]
     return {
         kind: Traffic(its.count, its.link_bytes, any(call.crosses(host_of) for call in its.calls))
@@ -47,6 +52,7 @@ class Card:
     host_bytes: int  # of a device's part that lies in its host's memory
     executed: float  # operations of a step, over all devices
     needed: float | None  # of them what the model needs; None: no figure
+    again: tuple[float, float] | None  # executed for each needed: matrix products, attention
     traffic: Mapping[str, Traffic]
     ideal_bytes: float  # of what all kinds but all-to-all send; 0: no figure
     kernels: Sequence[str]
@@ -61,6 +67,10 @@ class Card:
     def fits(self) -> bool:
         """Whether a device has the memory."""
         return self.peak_bytes <= self.hardware.memory_bytes
+
+    def figures(self) -> dict[str, Any]:
+        """Everything on it as plain values, for JSON."""
+        return dataclasses.asdict(self) | {"fits": self.fits, "sent_bytes": self.sent_bytes}
 
     @property
     def sent_bytes(self) -> float:
@@ -96,6 +106,9 @@ class Card:
                 f", {self.executed / self.needed:.3f} x the {self.needed:.3g} that the model needs"
                 " (6 for a parameter and token, and causal attention)"
             )
+        if self.again is not None:
+            products, attention = self.again
+            text += f": {products:.3f} x for matrix products, {attention:.2f} x for attention"
         kernels = _field("kernels", ", ".join(self.kernels)) if self.kernels else []
         return [*_field("operations", text), *kernels]
 

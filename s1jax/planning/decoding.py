@@ -92,6 +92,7 @@ def plan_decode(cfg: Config, model: ModelConfig, what: str, *, compiles: bool) -
         host_bytes=0,
         executed=executed,
         needed=None,
+        again=None,
         traffic=traffic_of(found, mesh),
         ideal_bytes=0.0,
         kernels=[] if made is None else [f"{k} x {n}" for k, n in sorted(made.kernels.items())],
@@ -114,7 +115,7 @@ def _shapes(cfg: Config, model: ModelConfig, mesh: jax.sharding.Mesh) -> _Shapes
         return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=sharding(name, spec, mesh))
 
     params = jax.tree.map_with_path(laid, wanted, is_leaf=lambda x: isinstance(x, ArraySpec))
-    with jax.set_mesh(mesh.abstract_mesh):
+    with jax.set_mesh(mesh):
         rows = rows_of(cfg.decode.batch_size, ways("batch"), cfg.decode.strict)
     most = cfg.decode.max_thinking_tokens
     tokens = PROMPT_TOKENS + (most or model.max_positions) + cfg.decode.max_answer_tokens

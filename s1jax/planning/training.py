@@ -1,9 +1,8 @@
 """The plan of training: its step compiled or reckoned, and told on a card."""
 
-import dataclasses
 from dataclasses import dataclass, replace
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from s1jax.config import Config
@@ -31,7 +30,7 @@ class Plan:
 
     cfg: Config
     model: ModelConfig
-    mesh: Any  # a jax Mesh of devices that need not be here, or an AbstractMesh
+    mesh: AnyMesh  # its devices need not be here
     workload: Workload
 
     @property
@@ -64,6 +63,7 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
     held = memory(cfg, model, state, mesh, workload.rows, workload.row_length)
     made: Compiled | None = None
     if compiles:
+        assert isinstance(mesh, jax.sharding.Mesh), "nothing compiles for sizes alone"
         try:
             made = compile_train(
                 cfg, model, mesh, workload.rows, workload.row_length, workload.steps
@@ -103,7 +103,8 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
         host_bytes=_on_host(cfg, model, workload, mesh),
         executed=work.total,
         needed=needed.total,
-        traffic={} if found is None else traffic_of(found, mesh),
+        again=(work.products / needed.products, work.attention / needed.attention),
+        traffic=traffic_of(found or {}, mesh),
         ideal_bytes=ideal_bytes(plan),
         kernels=_kernels(cfg, made),
         estimate=estimate(work.total, seconds, plan.hardware, devices, cfg.plan.mfu),
@@ -223,8 +224,3 @@ def _batch(cfg: Config, workload: Workload) -> list[str]:
         f"{workload.steps} steps, {workload.useful_share:.1%} of the rows' tokens are of examples"
         f" ({workload.source})",
     ]
-
-
-def as_json(card: Card) -> dict[str, Any]:
-    """The figures of a card as plain values."""
-    return dataclasses.asdict(card) | {"fits": card.fits}
