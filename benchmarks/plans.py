@@ -39,13 +39,15 @@ PLANS = {  # name: flags of s1jax.plan
     " --config.model.path=Qwen/Qwen2.5-0.5B-Instruct --config.mesh.fsdp=1"
     " --config.mesh.context=1 --config.data.row_length=8192"
     " --config.data.packed_row_length=None --config.train.accumulation_steps=4",
-    "32B, 16 x 32,768 on 16 v5p": f"--config=configs/tpu_v5p_32.py {ALONE}"
+    "32B, 16 x 32,768 on 16 v5p": f"--config=configs/tpu_v5p_32.py {ALONE}",
+    "the same along one axis": f"--config=configs/tpu_v5p_32.py {ALONE}"
     " --config.mesh.fsdp=16 --config.mesh.context=1",
     "32B, s1K packed on 16 v5p": "--config=configs/tpu_v5p_32.py",
     "32B, s1K packed on v6e-64": "--config=configs/tpu_v6e_64.py",
     "Qwen3-32B, 16 x 4,096 on 16 v5p": "--config=configs/tpu_v5p_32.py"
     " --config.model.path=Qwen/Qwen3-32B --config.data.pack=False --config.data.row_length=4096"
-    " --config.mesh.fsdp=16 --config.mesh.context=1 --config.plan.example_tokens=4096",
+    " --config.mesh.fsdp=16 --config.mesh.context=1 --config.plan.example_tokens=4096"
+    " --config.plan.longest_tokens=4096",
     "decoding 32B on 8 H100": "--config=configs/h100_16.py --what=decode --config.mesh.fsdp=1"
     " --config.mesh.context=1 --config.mesh.tensor=8",
 }

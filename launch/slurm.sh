@@ -11,7 +11,8 @@
 # s1-32B on 2 nodes of 8 H100s, which JAX joins from SLURM's environment. Ten minutes before its time
 # is over the job is told to save, and ends with 75; submit it again to go on.
 #   sbatch launch/slurm.sh --config=configs/h100_16.py --workdir=/shared/s1-32b
-#   VERB=evaluate sbatch launch/slurm.sh --config=configs/h100_16.py --workdir=/shared/s1-32b
+#   VERB=evaluate sbatch --nodes=1 --ntasks-per-node=1 launch/slurm.sh --config=configs/h100_16.py \
+#     --config.mesh.fsdp=1 --config.mesh.context=1 --config.mesh.tensor=8 --workdir=/shared/s1-32b
 # One process a GPU, since that is what JAX takes a SLURM task to be: it gives each task the GPU of its
 # local number. The workdir must be on storage that all nodes see.
 set -euo pipefail

@@ -353,12 +353,24 @@ def _check_structure(wanted: Mapping[str, Any], saved: Saved, directory: Path) -
         needed = _text(wanted[name]) if name in wanted else "not there"
         if stored != needed:
             problems.append(f"{name} is {stored} in the checkpoint, {needed} in the model")
+    if problems and all(_is_moment(name, wanted, there) for name in {**wanted, **there}):
+        raise UserError(
+            f"{directory / str(saved.step)} has Adam's moments in other dtypes ({problems[0]}): set"
+            " optimizer.first_moment_dtype and optimizer.second_moment_dtype as they were"
+        )
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"{directory / str(saved.step)} is a checkpoint of another model:"
             f" {'; '.join(problems[:3])}{more}"
         )
+
+
+def _is_moment(name: str, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether an array is the same in both, but for the dtype of a moment of Adam's."""
+    if name not in wanted or name not in there or wanted[name].shape != there[name].shape:
+        return False
+    return wanted[name].dtype == there[name].dtype or name.startswith("opt_state/")
 
 
 def _text(x: Any) -> str:

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from s1jax.distributed import says_several
 from s1jax.progress import say
@@ -32,7 +33,8 @@ def keep_compiled(workdir: Path | None = None) -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not jax.config.jax_enable_compilation_cache:
+    options: Any = jax.config  # whose names exist at run time only
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not options.jax_enable_compilation_cache:
         return
     _default("jax_persistent_cache_min_compile_time_secs", SHORTEST_S)
     if workdir is not None and says_several():
@@ -47,7 +49,7 @@ def keep_compiled(workdir: Path | None = None) -> None:
         # JAX would find out at every program, and warn of each.
         with tempfile.TemporaryFile(dir=directory) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-        if jax.config.jax_compilation_cache_max_size != -1:
+        if options.jax_compilation_cache_max_size != -1:
             _remove_halves(directory)
     except (OSError, RuntimeError) as error:  # the latter where nobody's home can be found
         said = error.strerror if isinstance(error, OSError) else error

@@ -29,8 +29,8 @@ class Hardware:
     compiles: bool = True  # that XLA's compiler, run elsewhere, gives what the machine would run
 
 
-# NVIDIA's memory less 8%, as XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 has it in launch/; a TPU's is what
-# its compiler allows.
+# NVIDIA's memory less 8%, which is what `xla_flags` leaves to others (JAX itself leaves 25%); a
+# TPU's is what its compiler allows.
 HARDWARE: dict[str, Hardware] = {
     "a100": Hardware(
         platform="cuda",

@@ -4,7 +4,7 @@
 
 Leaves in the workdir: checkpoints/, metrics.jsonl, tensorboard/, loss.png, config.json, and hf/,
 the fine-tuned model as a Hugging Face directory. The same command goes on where it stopped. With
---config.train.profile_step=N also profile/, the trace of a few steps from that one on.
+--config.train.profile_step=20 also profile/, the trace of a few steps from that one on.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from s1jax.data.labels import check_labels, digest, label_stats, tokenize
 from s1jax.distributed import run_together
 from s1jax.mesh import exact_products, make_mesh
 from s1jax.metrics import averages, plot_loss, read_log
+from s1jax.models.attention import choose
 from s1jax.models.hf import open_checkpoint
 from s1jax.models.weights import load_params, refuse_foreign, save_checkpoint
 from s1jax.progress import format_bytes, format_count, format_seconds
@@ -148,12 +149,20 @@ def prepare(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = N
     check_labels(labels, cfg.data.max_truncated_share, texts=chat.plain)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     batches = Batches(tokenized, cfg, shards, mesh.shape["context"])
+    kernel = choose(
+        cfg.model.attention,
+        mesh.devices.flat[0].platform,
+        row_length=batches.row_length,  # one for rows of all lengths
+        packed=cfg.data.pack,
+        dtype=cfg.model.compute_dtype,
+    )
     meta = {
         "config": cfg.to_dict(),
         "data_digest": digest(tokenized),
         "tokenizer_digest": tokenizer.digest,
         "model": source.raw,
     }
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention=kernel))
     return Run(cfg, workdir, source, mesh, batches, labels, abstract, meta)
 
 
@@ -280,7 +289,7 @@ def print_header(run: Run) -> None:
     say(
         f"model   {cfg.model.path}: {model.family}, {format_count(model.parameters)} parameters in"
         f" {cfg.model.param_dtype}, computed in {cfg.model.compute_dtype},"
-        f" remat {cfg.train.remat}\n"
+        f" remat {cfg.train.remat}, attention {cfg.model.attention}\n"
         f"mesh    {sizes or 'one device'} on {_hardware(run.mesh)}\n"
         f"memory  about {format_bytes(held.total)} a device: {parts}\n"
         f"data    {run.labels.examples} examples, {run.labels.trained_tokens:,} trained tokens,"

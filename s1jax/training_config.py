@@ -60,7 +60,7 @@ class Train:
     steps: int | None = None  # overrides epochs
     accumulation_steps: int = 1  # slices of a batch run one after the other
     weighting: str = "example"  # "example": mean over each one's tokens (s1's); "token": over all
-    loss_chunk_tokens: int = 1024  # tokens whose logits exist at the same time, per row
+    loss_chunk_tokens: int = 1024  # of a device, whose logits exist at the same time
     remat: str = "full"  # what the backward pass recomputes: a name in models.decoder.REMAT
     max_bad_steps: int = 5  # in a row, with a loss or gradient that is not finite
     tensorboard: bool = True
@@ -183,6 +183,7 @@ def check_training(
         ),
         *_check_numbers(data, optimizer, plan),
         *_check_control(model, data),
+        *_check_cudnn(model, data),
     ]
 
 
@@ -199,9 +200,17 @@ def _check_numbers(data: Data, optimizer: Optimizer, plan: Plan) -> list[str]:
             problems.append(f"{path}={number} must be above 0")
     if plan.mfu > 1:
         problems.append(f"plan.mfu={plan.mfu} must be at most 1: it is a share")
-    for path, decay in {"optimizer.b1": optimizer.b1, "optimizer.b2": optimizer.b2}.items():
+    for path, decay, dtype in (
+        ("optimizer.b1", optimizer.b1, optimizer.first_moment_dtype),
+        ("optimizer.b2", optimizer.b2, optimizer.second_moment_dtype),
+    ):
         if not 0 <= decay < 1:
             problems.append(f"{path}={decay} must be at least 0 and below 1")
+        elif dtype == "bfloat16" and 1 - decay < 2**-7:
+            problems.append(
+                f"{path}={decay} is too near 1 for a moment in bfloat16, which would never shrink:"
+                " lower it to 0.99, or keep that moment in float32"
+            )
     not_below_zero = {
         "optimizer.weight_decay": optimizer.weight_decay,
         "plan.price": plan.price or 0.0,
@@ -235,6 +244,23 @@ def _check_control(model: Model, data: Data) -> list[str]:
     ]
 
 
+def _check_cudnn(model: Model, data: Data) -> list[str]:
+    if model.attention != "cudnn":
+        return []
+    problems = []
+    if data.pack:
+        problems.append(
+            'model.attention="cudnn" knows no segments, and data.pack=True puts several examples'
+            ' into a row: set model.attention to "auto" or "triton"'
+        )
+    if model.compute_dtype == "float32":
+        problems.append(
+            'model.attention="cudnn" computes in 16 bits, and model.compute_dtype="float32": set'
+            ' model.attention to "auto" or "triton"'
+        )
+    return problems
+
+
 def check_mesh(mesh: Mesh, data: Data, train: Train) -> list[str]:
     """What is wrong with the mesh, and between it and the batch, one line each."""
     problems = []
@@ -247,7 +273,9 @@ def check_mesh(mesh: Mesh, data: Data, train: Train) -> list[str]:
     if not problems and -1 not in sizes.values():
         problems += check_batch(data, train, sizes)
     packed = data.packed_row_length
-    if packed is not None and packed < data.row_length:
+    if packed is not None and not data.pack:
+        problems.append(f"data.packed_row_length={packed} is of packed rows: set data.pack=True")
+    elif packed is not None and packed < data.row_length:
         problems.append(
             f"data.packed_row_length={packed} must be at least data.row_length={data.row_length}:"
             " an example of that length lies whole in one row (or None, the same)"
@@ -268,7 +296,13 @@ def check_batch(data: Data, train: Train, sizes: dict[str, int]) -> list[str]:
         tries = f"{below} or {below + rows}" if below else f"{rows}"
         problems.append(
             f"data.batch_size={data.batch_size} must divide by {what}: try {tries}"
-            " (or data.pack=True, which fills the rows that are needed)"
+            + (" (or data.pack=True, which fills the rows that are needed)" if below else "")
+        )
+    if data.pack and data.batch_size < rows:
+        problems.append(
+            f"data.batch_size={data.batch_size} is less than the {rows} rows that mesh.data x"
+            " mesh.fsdp x train.accumulation_steps need: rows would be empty; split rows instead,"
+            " by mesh.context"
         )
     for name in ("row_length", "packed_row_length"):
         value = getattr(data, name)

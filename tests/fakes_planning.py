@@ -1,6 +1,8 @@
 """Real training steps of small models, traced and compiled for devices that need not be there."""
 
+import dataclasses
 import functools
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -53,7 +55,7 @@ def step(devices: list | None = None, raw: dict[str, Any] | None = None, **field
     """The step of a quick config with these fields (`train__remat` for `train.remat`)."""
     cfg = make_config(QUICK | dotted(fields))
     model = from_hf(SIZES | (raw or {}) | {"max_position_embeddings": 1 << 20})
-    used = jax.devices()[: max(1, cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.context)]
+    used = jax.devices()[: math.prod(dataclasses.astuple(cfg.mesh))]
     mesh = make_mesh(cfg.mesh, used if devices is None else devices)
     slices = cfg.train.accumulation_steps
     shape = (slices, cfg.data.batch_size // slices, cfg.data.row_length)

@@ -21,7 +21,7 @@ from fakes_chat import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s1jax import config
+from s1jax import config, training_config
 from s1jax.chat import (
     ANSWER,
     CHATS,
@@ -105,9 +105,9 @@ def collator_mask(ids, instruction, response):
 
 
 def test_the_chats_are_those_of_the_config():
-    assert tuple(CHATS) == config.CHATS
-    assert [chat_of(name) for name in config.CHATS] == list(CHATS.values())
-    assert chat_of(config.TEXT) is TEXT
+    assert tuple(CHATS) == training_config.CHATS
+    assert [chat_of(name) for name in training_config.CHATS] == list(CHATS.values())
+    assert chat_of(training_config.TEXT) is TEXT
     assert [chat for chat in (*CHATS.values(), TEXT) if chat.plain] == [TEXT]
 
 
@@ -568,7 +568,7 @@ def test_texts_with_a_control_of_the_thinking_are_refused():
         values.update_from_flattened_dict({"model.chat": "text"} | fields)
         return config.resolve(values)
 
-    assert resolved().model.chat == config.TEXT
+    assert resolved().model.chat == training_config.TEXT
     for control in ("tokens", "steps"):
         with pytest.raises(UserError, match=f'1 problem\n.*"{control}" needs questions, .* none'):
             resolved(**{"data.control": control})

@@ -58,7 +58,7 @@ def file(tmp_path):
 def test_the_verbs_are_known():
     assert [
         *("convert", "curate", "distill", "evaluate", "generate", "harness", "labels"),
-        *("reproduce", "serve", "train"),
+        *("plan", "reproduce", "serve", "train"),
     ] == VERBS
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_labels import run
 
-from s1jax import config
+from s1jax import config, curation_config
 from s1jax.chat import ANSWER, CHATS, END, PROMPT, THINKING, ChatTokenizer, render
 from s1jax.data.conditional import by_steps, by_tokens, conditional, power_of_two, split_steps
 from s1jax.data.labels import check_labels, label_stats, tokenize
@@ -147,7 +147,7 @@ def test_each_question_asks_for_its_own_length(small):
 
 def test_the_choices_are_all_built(small):
     shown = {}
-    for control in config.CONTROLS:
+    for control in curation_config.CONTROLS:
         [changed], steps = conditional([EXAMPLE], small, control)
         shown[control] = changed.question.removeprefix(EXAMPLE.question)
         assert (steps is not None) == (control == "steps")

@@ -17,6 +17,8 @@ from fakes_torch import Case, both, our_logits, worst
 from s1jax.models import decoder
 from s1jax.models.apart import take_apart
 from s1jax.models.cache import empty_cache
+from s1jax.models.embedding import look_up
+from s1jax.models.gradients import plus, times
 from s1jax.models.names import flat_specs
 
 TOLERANCE = 1e-4  # of logits that are a few units large; float32 on both sides
@@ -549,7 +551,7 @@ def test_remat_changes_the_program_and_not_what_it_computes():
         counts[remat] = len(list(dots(traced.jaxpr.jaxpr)))
         results[remat] = jax.tree.leaves(traced.lower().compile()(it.params, ids=it.ids))
     assert counts["none"] < counts["dots"] < counts["full"]  # products done a second time
-    for remat in ("dots", "full"):
+    for remat in ("dots", "full", "offload"):
         for ours, plain in zip(results[remat], results["none"], strict=True):
             np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
     assert max(float(np.abs(g).max()) for g in results["none"][1:]) > 1e-2
@@ -563,10 +565,29 @@ def test_a_frequent_token_keeps_its_gradient_in_bfloat16():
         return jax.grad(lambda t: (rows(t) * weights).astype(jnp.float32).sum())(table)[0, 0]
 
     exact = 4096 * float(weights[0, 0, 0])
-    ours = gradient(lambda t: decoder.look_up(t, tokens, jnp.bfloat16))
+    ours = gradient(lambda t: look_up(t, tokens, jnp.bfloat16))
     plain = gradient(lambda t: t.astype(jnp.bfloat16)[tokens])
     assert abs(ours / exact - 1) < 1e-5
     assert abs(plain / exact - 1) > 0.1
+
+
+@pytest.mark.parametrize("ours", [plus, times])
+def test_gradients_of_biases_and_scales_are_summed_in_float32(ours):
+    tokens = jnp.ones((1, 16_384, 8), jnp.bfloat16)
+    plain = {plus: jnp.add, times: jnp.multiply}[ours]
+
+    def gradient(combine) -> float:
+        def total(vector):
+            return (combine(tokens, vector) * jnp.bfloat16(0.01)).astype(jnp.float32).sum()
+
+        return float(jax.grad(total)(jnp.ones(8, jnp.bfloat16))[0])
+
+    exact = 16_384 * float(jnp.bfloat16(0.01))
+    assert gradient(ours) == pytest.approx(exact, rel=0.005)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
+    for argument in (0, 1):
+        by = [jax.grad(lambda *v, f=f: (f(*v) ** 2).sum(), argument) for f in (ours, plain)]
+        np.testing.assert_allclose(*(f(x, x[0, 0]) for f in by), rtol=1e-6)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from s1jax.types import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 VERBS = (
-    *("distill", "curate", "labels", "train", "generate", "evaluate", "convert"),
+    *("distill", "curate", "labels", "plan", "train", "generate", "evaluate", "convert"),
     *("serve", "harness", "reproduce"),
 )
+# Flags that are only there or not.
+SWITCHES = ("--grade", "--report", "--apply_chat_template", "--search", "--reckon", "--rehearse")
 SECTIONS = "|".join(sorted(set(config.default()) - {"seed"}))
 
 
@@ -68,8 +70,7 @@ def wrong_command(words):
     problems, overrides, path = [], {}, None
     for word in rest:
         name, equals, value = word.partition("=")
-        # Flags that are only there or not.
-        if word in ("--grade", "--report", "--apply_chat_template"):
+        if word in SWITCHES:
             equals = "="
         if not name.startswith("--") or not equals:
             problems.append(f"{word} is no --name=value")
@@ -221,7 +222,7 @@ def tree(text):
             here = top = named[0]
             continue
         if indent == 6:
-            inner = re.match(r"\s+(\w+)/\s", line)
+            inner = re.match(r"\s+([\w/]+)/\s", line)
             here = f"{top}/{inner[1]}" if inner else top
             directories |= {here}
         files |= {f"{here}/{name}" for name in re.findall(r"\w+\.py", line)}

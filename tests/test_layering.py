@@ -47,7 +47,7 @@ ROOMS = (
     {"sifting", "outcomes", "evaluating"},
 )
 VERBS = {
-    *("distill", "curate", "labels", "train", "generate", "evaluate", "convert"),
+    *("distill", "curate", "labels", "plan", "train", "generate", "evaluate", "convert"),
     *("serve", "harness", "reproduce"),
 }
 ABOVE = {"reproducing", "reproduce"}  # the room above the verbs, which runs them

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from s1jax.config import Optimizer
+from s1jax.config import Config, Optimizer, check
 from s1jax.models import decoder
 from s1jax.models.config import from_hf
 from s1jax.training.optimizer import learning_rate, make_optimizer, warmup_steps
@@ -161,8 +161,24 @@ def test_moments_are_kept_in_their_dtypes_and_computed_in_float32():
         off = np.abs(found - exact).mean() / moved
         print(f"\n{first}, {second}: {off:.2e} of the way off", end="")
         assert 0 < off < 5e-3
-    # The control: computed in bfloat16 as well, a second moment of b2 = 0.999 hardly moves.
-    nu = jnp.full(300, 1.0, jnp.bfloat16)
-    for _ in range(100):
-        nu = jnp.bfloat16(0.999) * nu + jnp.bfloat16(0.001) * jnp.zeros(300, jnp.bfloat16)
-    assert float(nu[0]) > 0.999**100 * 1.05 or float(nu[0]) < 0.999**100 * 0.95
+
+
+def test_a_second_moment_in_bfloat16_shrinks_as_far_as_the_config_allows():
+    def after(b2: float, second: str) -> float:
+        """A second moment that starts at 1 and sees 1,000 gradients of 0.01."""
+        optimizer = make_optimizer(Optimizer(b2=b2, second_moment_dtype=second))
+        params = {"kernel": jnp.zeros(4)}
+        state = optimizer.init(params)
+        state = (state[0]._replace(nu=jax.tree.map(jnp.ones_like, state[0].nu)), *state[1:])
+        update = jax.jit(optimizer.update)
+        for _ in range(1000):
+            _, state = update({"kernel": jnp.full(4, 0.01)}, state, params)
+        return float(state[0].nu["kernel"][0])
+
+    for b2 in (0.95, 0.99):
+        assert after(b2, "bfloat16") == pytest.approx(after(b2, "float32"), rel=0.3)
+    # The control: of 0.999 each step is rounded away.
+    assert after(0.999, "bfloat16") == 1.0 > 2 * after(0.999, "float32")
+    near, too_near = (Optimizer(b2=b2, second_moment_dtype="bfloat16") for b2 in (0.99, 0.999))
+    assert check(Config(optimizer=near)) == []
+    assert "optimizer.b2=0.999 is too near 1" in check(Config(optimizer=too_near))[0]

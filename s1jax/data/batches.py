@@ -1,7 +1,8 @@
 """Examples into batches: which ones a step trains, in which rows, with which weights.
 
-Everything is a function of (seed, step), so that a run which is taken up again needs no position
-of its data, and every process of a job makes the same batch.
+Which examples a step trains is a function of (seed, step), and how they are packed of the run's
+examples and steps: a run which is taken up again needs no position of its data, and every process
+of a job makes the same batch.
 """
 
 import functools
@@ -17,8 +18,11 @@ from s1jax.chat import PROMPT
 from s1jax.data.labels import Tokenized
 from s1jax.data.packing import bucket_lengths, pack_run
 
-ROW_MULTIPLE = 128  # row lengths are multiples of it, which suits every accelerator's tiles
-PART_MULTIPLE = 16  # and a device's part of a row of this: the rows of a TPU's bfloat16 tile
+# Row lengths are multiples of the first, which suits every accelerator's tiles, and a device's part
+# of a row of the second, the rows of a TPU's bfloat16 tile; but a row at the config's limit is as
+# long as that.
+ROW_MULTIPLE = 128
+PART_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Batches:
         multiple = math.lcm(ROW_MULTIPLE, PART_MULTIPLE * context)
         slots = shards * cfg.train.accumulation_steps
         self._packing = None
-        self.rows = math.ceil(cfg.data.batch_size / slots) * slots
+        self.rows = cfg.data.batch_size
         longest, limit = np.full(self.total_steps, self._lengths.max()), cfg.data.row_length
         if cfg.data.pack:
             limit = cfg.data.packed_row_length or limit

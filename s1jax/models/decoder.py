@@ -23,10 +23,13 @@ from s1jax.models.cache import Cache, Past, past_of, write
 from s1jax.models.config import ModelConfig
 from s1jax.models.embedding import look_up
 from s1jax.models.feedforward import feed_forward, pieces
+from s1jax.models.gradients import plus, project, times
 
 Params = dict[str, Any]  # nested dicts of arrays
 
-REMAT = {  # what the forward pass keeps of a layer for the backward pass
+# What the forward pass keeps of a layer for the backward pass; of feed-forward in pieces (see
+# feedforward.py) nothing but its input. A CPU has no other memory to offload to: "full" there.
+REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names("projection"),
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -57,7 +60,7 @@ class Linear(nnx.Module):
         """Computes in the dtype of `x`."""
         y = project(x, self.kernel[...].astype(x.dtype), self.einsum)
         y = checkpoint_name(y, "projection")
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else plus(y, self.bias[...].astype(x.dtype))
 
 
 class ApartLinear(nnx.Module):
@@ -80,38 +83,6 @@ class ApartLinear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(
-    x: Float[Array, "B T ..."], kernel: Float[Array, "D ..."], einsum: str
-) -> Float[Array, "B T ..."]:
-    """`jnp.einsum(einsum, x, kernel)`, with the gradient of the kernel written out.
-
-    Autodiff would put the cotangent first in that product, and XLA's CPU compiler then computes
-    it a second time, element by element in transposed order, which took a quarter of a step.
-    With the stream of embeddings first, only that is transposed: the smaller of the two, once.
-    """
-    return jnp.einsum(einsum, x, kernel)
-
-
-def _project_forward(x: Array, kernel: Array, einsum: str) -> tuple[Array, tuple[Array, Array]]:
-    return project(x, kernel, einsum), (x, kernel)
-
-
-def _project_backward(
-    einsum: str, residuals: tuple[Array, Array], d_y: Array
-) -> tuple[Array, Array]:
-    x, kernel = residuals
-    operands, y_axes = einsum.split("->")
-    x_axes, kernel_axes = operands.split(",")
-    d_x = jnp.einsum(f"{y_axes},{kernel_axes}->{x_axes}", d_y, kernel)
-    pair = ((x_axes, x), (y_axes, d_y))
-    (first_axes, first), (second_axes, second) = pair if x_axes == "btd" else pair[::-1]
-    return d_x, jnp.einsum(f"{first_axes},{second_axes}->{kernel_axes}", first, second)
-
-
-project.defvjp(_project_forward, _project_backward)
-
-
 class RMSNorm(nnx.Module):
     """Division by the root mean square over the last axis, in float32, times a learned scale."""
 
@@ -123,7 +94,7 @@ class RMSNorm(nnx.Module):
         """Returns the dtype of `x`."""
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return normed.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return times(normed.astype(x.dtype), self.scale[...].astype(x.dtype))
 
 
 class Attention(nnx.Module):

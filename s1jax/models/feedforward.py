@@ -17,10 +17,7 @@ PIECE_TOKENS = 4096
 def pieces(rows: int, length: int) -> int:
     """Into how many equal pieces the tokens of a device are cut; 1 where they are few."""
     tokens = rows * length // (ways("batch") * ways("seq"))
-    count = -(-tokens // PIECE_TOKENS)
-    while tokens % count:
-        count += 1
-    return count
+    return -(-tokens // PIECE_TOKENS)
 
 
 @jax.custom_vjp
@@ -46,7 +43,7 @@ def _forward(x: Array, *kernels: Array) -> tuple[Array, tuple]:
         return None, _contract(hidden, down)
 
     _, y = jax.lax.scan(piece, None, _cut(x))
-    return _join(y, x.shape[0]), (x, *kernels)
+    return _join(y, *x.shape[:2]), (x, *kernels)
 
 
 def _backward(residuals: tuple, d_y: Array) -> tuple[Array, ...]:
@@ -69,7 +66,7 @@ def _backward(residuals: tuple, d_y: Array) -> tuple[Array, ...]:
         summed(total.astype(x.dtype), "embed", "mlp").astype(kernel.dtype)
         for total, kernel in zip(sums, kernels, strict=True)
     )
-    return _join(d_x, x.shape[0]), *gradients
+    return _join(d_x, *x.shape[:2]), *gradients
 
 
 feed_forward.defvjp(_forward, _backward)
@@ -102,10 +99,12 @@ def _of_device(total: Float[Array, "R Z D F"]) -> Float[Array, "R Z D F"]:
 def _cut(x: Float[Array, "B T D"]) -> Float[Array, "n R Z C D"]:
     count = pieces(*x.shape[:2])
     x = apart(x)
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % count), (0, 0)])  # of 0 comes 0
     x = x.reshape(*x.shape[:2], count, -1, x.shape[-1])
     return constrain(jnp.moveaxis(x, 2, 0), "slices", "batch", "seq", "rows", "features")
 
 
-def _join(x: Float[Array, "n R Z C D"], rows: int) -> Float[Array, "B T D"]:
+def _join(x: Float[Array, "n R Z C D"], rows: int, length: int) -> Float[Array, "B T D"]:
     x = jnp.moveaxis(x, 0, 2)
-    return together(x.reshape(*x.shape[:2], -1, x.shape[-1]), rows)
+    x = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    return together(x[:, :, : rows * length // (x.shape[0] * x.shape[1])], rows)

@@ -82,6 +82,8 @@ def _kept(
 ) -> int:
     """Bytes that a layer leaves on its device for the backward pass."""
     heads, features = _features(model, tensor)
+    if tokens > PIECE_TOKENS:
+        features = 0  # in pieces they are always computed again
     products = heads + features + 2 * model.embed_dim
     plain = cfg.model.attention == "xla"
     scores = 4 * tokens * row_length * model.heads // tensor if plain else 0

@@ -48,8 +48,8 @@ def make_optimizer(cfg: config.Optimizer) -> optax.GradientTransformation:
 def _adam(cfg: config.Optimizer) -> optax.GradientTransformation:
     """optax's Adam, which computes in float32 and keeps its moments in the config's dtypes.
 
-    A moment in bfloat16 is rounded after each update, by 0.2% at most: it changes by 5 to 10% of
-    what a new gradient differs, so that nothing is lost for ever.
+    A moment in bfloat16 is rounded after each update, by 0.2 to 0.4%; where 1 - b is more than
+    that, as config.resolve demands, it goes on changing.
     """
     adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
 
