@@ -63,6 +63,8 @@ def _forward(
     (total, d_head), d_hidden = jax.lax.scan(add, (jnp.float32(0), _of_device(zeros)), chunks)
     d_head = summed(d_head.astype(hidden.dtype), "embed", "vocab").T
     d_head = constrain(d_head, "vocab", "embed").astype(head.dtype)
+    # Added up before the layers' backward pass begins, or its whole sum would wait for that.
+    d_hidden, d_head = jax.lax.optimization_barrier((d_hidden, d_head))
     return total, (_unchunk(d_hidden, hidden.shape), d_head, weights)
 
 
