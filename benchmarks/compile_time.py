@@ -59,10 +59,11 @@ def by_depth(name: str, depths: list[int]) -> None:
     """Prints seconds for each number of layers, on one device or 16 that are not here."""
     devices = jax.devices("cpu")[:1] if name == "cpu" else absent_devices(name, 16)
     compiled(name, devices, 1)  # what is loaded and built once
+    # Round and round, so that what disturbs the machine disturbs all of them.
+    rounds = [[compiled(name, devices, layers) for layers in depths] for _ in range(3)]
     whole = []
     print(f"{len(devices)} x {name}, {ROWS} rows of {ROW_LENGTH} tokens")
-    for layers in depths:
-        tries = [compiled(name, devices, layers) for _ in range(2)]
+    for layers, tries in zip(depths, zip(*rounds, strict=True), strict=True):
         python, xla = (min(times) for times in zip(*tries, strict=True))
         whole.append(python + xla)
         print(f"  {layers:3} layers  {whole[-1]:6.2f} s: traced {python:.2f}, compiled {xla:.2f}")

@@ -14,7 +14,9 @@
 #   VERB=evaluate sbatch --nodes=1 --ntasks-per-node=1 launch/slurm.sh --config=configs/h100_16.py \
 #     --config.mesh.fsdp=1 --config.mesh.context=1 --config.mesh.tensor=8 --workdir=/shared/s1-32b
 # One process a GPU, since that is what JAX takes a SLURM task to be: it gives each task the GPU of its
-# local number. The workdir must be on storage that all nodes see.
+# local number. The workdir must be on storage that all nodes see. srun does not take --cpus-per-task
+# over from sbatch since SLURM 22.05.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch from the checkout}"
-exec srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m "s1jax.${VERB:-train}" "$@"
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" \
+  "${PYTHON:-.venv/bin/python}" -m "s1jax.${VERB:-train}" "$@"

@@ -10,6 +10,7 @@ so does who misses another's beat.
 import ctypes
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from s1jax import cli
@@ -26,6 +28,7 @@ FAULT = 1  # the exit code
 GONE_S = 30.0  # without a beat a process is taken for dead
 _BEAT_S = 1.0
 _FAREWELL_S = 10.0  # that process 0, which keeps the table, waits for others to read its note
+_APPEARS_S = 5.0  # that a network file system may take to show a file on another host
 _START_S = 300  # within which all processes must have started
 _JAX_HEARTBEAT_S = 100  # JAX's own net, for what escapes ours
 _TABLE = "s1jax/job"
@@ -35,7 +38,7 @@ def says_several() -> str | None:
     """The environment's variable that says that this is one process of several, if any does."""
     said = {
         "COORDINATOR_ADDRESS": bool(os.environ.get("COORDINATOR_ADDRESS")),
-        "SLURM_NTASKS": int(os.environ.get("SLURM_NTASKS", "1")) > 1,
+        "SLURM_NTASKS": int(os.environ.get("SLURM_NTASKS") or "1") > 1,
         "TPU_WORKER_HOSTNAMES": "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""),
         "JOIN_HOSTS": os.environ.get("JOIN_HOSTS") == "1",
     }
@@ -147,6 +150,48 @@ def meet(name: str) -> None:
     _client().key_value_set(f"{place}/{jax.process_index()}", "here")
     while len(_client().key_value_dir_get(place)) < jax.process_count():
         time.sleep(_BEAT_S / 5)
+
+
+def check_shared(directory: Path) -> None:
+    """Makes the directory, and sees that all processes of the job mean the same one by its name.
+
+    Where hosts have one each, the first save would wait forever for what others never see. Called
+    once, by all, before anything is written. Raises UserError, in all processes, if one does not
+    find there what process 0 has written.
+    """
+    if (jax := _joined()) is None:
+        return
+    index, place, sign = jax.process_index(), f"{_TABLE}-shared", None
+    try:
+        if index == 0:
+            sign = directory / f".shared-{secrets.token_hex(8)}"
+            directory.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+            _client().key_value_set(f"{place}/sign", sign.name)
+        meet("directory written")
+        [(_, name)] = _client().key_value_dir_get(place)
+        if not _appears(directory / name):
+            _client().key_value_set(f"{place}-not/{index}", str(index))
+        meet("directory seen")
+    finally:
+        if sign is not None:
+            sign.unlink(missing_ok=True)
+    meet("directory tidied")  # whoever leaves ends process 0 too
+    if without := sorted(int(value) for _, value in _client().key_value_dir_get(f"{place}-not")):
+        who = ", ".join(map(str, without[:8])) + (" and others" if len(without) > 8 else "")
+        raise UserError(
+            f"{directory} is not the same directory on all hosts: what process 0 writes there,"
+            f" process {who} cannot see; name one of a file system that every host has mounted"
+        )
+
+
+def _appears(path: Path) -> bool:
+    until = time.monotonic() + _APPEARS_S
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(_BEAT_S / 5)
+    return True
 
 
 def _joined() -> Any:

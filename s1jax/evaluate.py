@@ -28,7 +28,13 @@ from absl import flags
 from s1jax import cli, xla_flags
 from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
-from s1jax.distributed import meet, process_index, refuse_several, run_together
+from s1jax.distributed import (
+    check_shared,
+    meet,
+    process_index,
+    refuse_several,
+    run_together,
+)
 from s1jax.evaluation.results import BASE, MODEL
 from s1jax.evaluation_config import Run, sweep
 from s1jax.outcomes import (
@@ -83,6 +89,7 @@ def evaluate(
     """
     try:
         with cli.stops():
+            check_shared(workdir)
             items = read_tasks(cfg.evaluate)
             check_judge(cfg)
             if cfg.evaluate.judge.via == "local":  # only the first process would ask it

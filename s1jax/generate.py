@@ -32,7 +32,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from s1jax import cli, mini
+from s1jax import cli, mini, xla_flags
 from s1jax.asking import Model, ask, open_model
 from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
@@ -82,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     prompts, out = (
         None if text is None else Path(text).expanduser() for text in (values.prompts, values.out)
     )
+    xla_flags.apply_flags(xla_flags.find_accelerator())
     keep_compiled()
     return generate(cfg, Asked(values.prompt, prompts, out, has_colours(values.color)))
 

@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -52,12 +52,37 @@ def main(argv: Sequence[str]) -> int:
     flags.DEFINE_list("meshes", [], "to rehearse besides the config's", flag_values=values)
     values = cli.parse(values, __doc__, argv)
     cfg = cli.config_of(values)
-    with cli.stops():
-        if values.rehearse:
-            return rehearse(cfg, values.meshes)
-        return plan(
-            cfg, values.what, search=values.search, reckon=values.reckon, json_path=values.json
-        )
+    _refuse_together(values)
+    try:
+        with cli.stops():
+            if values.rehearse:
+                return rehearse(cfg, values.meshes)
+            return plan(
+                cfg, values.what, search=values.search, reckon=values.reckon, json_path=values.json
+            )
+    except cli.Stopped:
+        say("stopped")
+        return cli.PREEMPTED
+
+
+def _refuse_together(values: Any) -> None:
+    """UserError for flags of which one would be ignored."""
+    given = {
+        "--rehearse": values.rehearse,
+        "--search": values.search,
+        "--what": values.what != "train",
+        "--json": values.json is not None,
+        "--reckon": values.reckon,
+    }
+    if values.meshes and not values.rehearse:
+        raise UserError("--meshes are rehearsed: add --rehearse")
+    for one, others in {
+        "--rehearse": ("--search", "--what", "--json", "--reckon"),
+        "--search": ("--what", "--json"),
+    }.items():
+        both = [other for other in others if given[one] and given[other]]
+        if both:
+            raise UserError(f"{one} and {both[0]} are two things: give one of them")
 
 
 def plan(
@@ -172,6 +197,8 @@ def _start(platform: str | None) -> None:
         import jax
 
         jax.config.update("jax_platforms", "cpu")
+        if platform is not None:  # a rehearsal has yet to say how many devices there are
+            jax.devices()
 
 
 if __name__ == "__main__":

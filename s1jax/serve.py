@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from s1jax import cli, mini
+from s1jax import cli, mini, xla_flags
 from s1jax.asking import Model, open_model
 from s1jax.compile_cache import keep_compiled
 from s1jax.config import Config
@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         cfg = replace(cfg, model=replace(cfg.model, path=values.model, revision=None))
     if not cfg.model.path:
         raise UserError("--model is missing, and model.path is empty: for example --model=mini")
+    xla_flags.apply_flags(xla_flags.find_accelerator())
     keep_compiled()
     try:
         with cli.stops():

@@ -31,7 +31,7 @@ from s1jax.config import Config, to_json
 from s1jax.data.batches import Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import check_labels, digest, label_stats, tokenize
-from s1jax.distributed import run_together
+from s1jax.distributed import check_shared, run_together
 from s1jax.mesh import exact_products, make_mesh
 from s1jax.metrics import averages, plot_loss, read_log
 from s1jax.models.attention import choose
@@ -104,6 +104,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[jax.Device] | None = Non
     with Stop() as stop:
         try:
             with stopwatch.spent("load"):
+                check_shared(workdir)
                 run = prepare(cfg, workdir, devices)
                 print_header(run)
             with jax.set_mesh(run.mesh), exact_products(cfg.model.compute_dtype):

@@ -43,6 +43,8 @@ FLAGS: dict[str, dict[str, tuple[str, str]]] = {  # accelerator: flag: value, re
     },
 }
 VARIABLES = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
+# The first is read; the second is its old name, and jaxlib takes only one of them.
+MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 GPU_MEMORY_SHARE = "0.92"  # that JAX may take: its own 0.75 would leave 20 GiB of an H100 unused
 
 _PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "tpu": "tpu"}
@@ -74,8 +76,8 @@ def apply_flags(accelerator: str) -> None:
     """
     if accelerator not in VARIABLES:
         return
-    if accelerator == "gpu":
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE)
+    if accelerator == "gpu" and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
+        os.environ[MEMORY_VARIABLES[0]] = GPU_MEMORY_SHARE
     variable = VARIABLES[accelerator]
     given = os.environ.get(variable, "").split()
     if given and not given[0].startswith("-"):

@@ -6,6 +6,7 @@ The commands that they call are fakes, first on PATH; the python that they end i
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,10 +18,18 @@ from jax._src import distributed as jax_distributed
 from jax._src import xla_bridge
 from jax._src.clusters import cloud_tpu_cluster
 
+from s1jax import evaluate, generate, serve, train, xla_flags
 from s1jax.distributed import refuse_several, start_distributed
 from s1jax.planning.topology import missing
 from s1jax.types import UserError
-from s1jax.xla_flags import FLAGS, VARIABLES, apply_flags, find_accelerator, flags_of
+from s1jax.xla_flags import (
+    FLAGS,
+    MEMORY_VARIABLES,
+    VARIABLES,
+    apply_flags,
+    find_accelerator,
+    flags_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -38,8 +47,9 @@ os.write(1, json.dumps(told).encode() + b"\\n")  # at once: others write there t
 
 @pytest.fixture(autouse=True)
 def no_job(monkeypatch):
-    for name in JOB:
-        monkeypatch.delenv(name, raising=False)
+    for name in (*JOB, *MEMORY_VARIABLES):
+        monkeypatch.setenv(name, "")  # what a test sets there is undone
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -131,8 +141,8 @@ def test_bash_and_shellcheck_find_nothing(script):
 
 
 SRUN = """#!/usr/bin/env bash
-[ "$1" = --kill-on-bad-exit=1 ] || exit 9
-shift
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=${SLURM_CPUS_PER_TASK:-8}" ] || exit 9
+shift 2
 for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=$((i % 8)) "$@"; done
 """
 
@@ -150,6 +160,7 @@ def test_slurm_starts_a_process_a_gpu(checkout, monkeypatch):
         "SLURM_JOB_ID": "4096",
         "SLURM_STEP_NODELIST": "gpu[07-08]",
         "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "12",
     }
     runs = ran(
         [checkout / "launch/slurm.sh", *FLAGS_GIVEN], checkout.parent, {"srun": SRUN}, **slurm
@@ -292,8 +303,34 @@ def test_local_processes_end_with_the_first_that_fails(checkout):
     )
     script = checkout / "launch/local_processes.sh"
     environment = os.environ | {"COORDINATOR_ADDRESS": "localhost:1", "N": "3"}
-    done = subprocess.run([script], env=environment, timeout=30)
-    assert done.returncode == 7
+    # Who reads what they say is not kept waiting by whatever ends the others.
+    done = subprocess.run([script], env=environment, capture_output=True, timeout=30)
+    assert done.returncode == 7, done.stderr
+
+
+STAYS = """#!{python}
+import os, signal, sys, time
+def end(number, frame):
+    os.write(1, b"ended\\n")
+    os._exit({{signal.SIGTERM: 75, signal.SIGINT: 130}}[number])
+signal.signal(signal.SIGTERM, end)
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as Python does
+    signal.signal(signal.SIGINT, end)
+os.write(1, b"ready\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_local_processes_pass_a_signal_on(checkout, number, code):
+    executable(checkout / ".venv/bin/python", STAYS.format(python=sys.executable))
+    script = checkout / "launch/local_processes.sh"
+    environment = os.environ | {"COORDINATOR_ADDRESS": "localhost:1", "N": "3"}
+    with subprocess.Popen([script], env=environment, stdout=subprocess.PIPE, text=True) as job:
+        assert [job.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
+        job.send_signal(number)
+        said, _ = job.communicate(timeout=30)
+    assert (job.returncode, said) == (code, "ended\n" * 3)
 
 
 # The environment.
@@ -302,6 +339,7 @@ def test_local_processes_end_with_the_first_that_fails(checkout):
 def test_the_environment_of_a_job_must_be_whole(monkeypatch):
     assert joined(monkeypatch, {}) is None
     assert joined(monkeypatch, {"SLURM_NTASKS": "1"}) is None
+    assert joined(monkeypatch, {"SLURM_NTASKS": ""}) is None
     whole = {"COORDINATOR_ADDRESS": "host:1234", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}
     assert joined(monkeypatch, whole) == ("host:1234", 2, 1, None)
     for changed, words in [
@@ -351,6 +389,39 @@ def test_the_users_own_value_of_a_flag_wins(accelerator, monkeypatch):
     monkeypatch.setenv(variable, "/a/file.of.flags")
     apply_flags(accelerator)
     assert os.environ[variable] == "/a/file.of.flags"
+
+
+def test_the_users_own_share_of_a_gpu_wins(monkeypatch):
+    def share(**given):
+        with monkeypatch.context() as m:
+            for name in MEMORY_VARIABLES:
+                m.setenv(name, given.get(name, ""))
+            apply_flags("gpu")
+            return {name: value for name in MEMORY_VARIABLES if (value := os.environ[name])}
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert share() == {"XLA_CLIENT_MEM_FRACTION": "0.92"}
+    # jaxlib refuses both together.
+    for name in MEMORY_VARIABLES:
+        assert share(**{name: "0.5"}) == {name: "0.5"}
+
+
+@pytest.mark.parametrize("verb", [train, evaluate, generate, serve])
+def test_the_flags_are_there_before_jax_starts(verb, monkeypatch, tmp_path):
+    class Starts(Exception):
+        pass
+
+    def starts(*_):
+        raise Starts(os.environ["XLA_FLAGS"])
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(xla_flags, "find_accelerator", lambda: "gpu")
+    monkeypatch.setattr(verb, "keep_compiled", starts)
+    given = [f"--config={ROOT / 'configs' / 'mini.py'}"]
+    if verb in (train, evaluate):
+        given.append(f"--workdir={tmp_path}")
+    with pytest.raises(Starts, match=next(iter(flags_of("gpu")))):
+        verb.main(["verb", *given])
 
 
 def test_a_cpu_gets_no_flags(monkeypatch):

@@ -113,6 +113,22 @@ def test_the_mistake_of_one_process_ends_all_with_its_sentence(config, tmp_path)
     assert "Traceback" not in job.said(0) + job.said(1)
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_a_workdir_of_each_host_is_refused(config, evaluation, world, tmp_path, verb):
+    flags = [f"--config={config}"] if verb == "train" else [evaluation, f"--model={world.model}"]
+    flags.append(f"--workdir={tmp_path / 'one'}")
+    own = {1: [f"--workdir={tmp_path / 'two'}"]}
+    job = Job(tmp_path / "logs", 2, 1, flags, verb=verb, own=own)
+    assert job.codes(60) == [USER_ERROR, USER_ERROR]
+    for index in (0, 1):
+        said = job.said(index).splitlines()[-1]
+        assert "is not the same directory on all hosts" in said
+        assert "process 1 cannot see" in said
+        assert "Traceback" not in job.said(index)
+    assert list((tmp_path / "one").iterdir()) == []
+    assert not (tmp_path / "two").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_and_export_are_those_of_one_process(config, alone, tmp_path, count):

@@ -138,7 +138,9 @@ class Card:
         run = self.run
         lines += _field(
             "estimate",
-            f"at an assumed {self.mfu:.0%} of the peak (MFU): {_s(its.step_s)} for this step;"
+            f"at an assumed MFU of {self.mfu:.0%} where all layers are computed again,"
+            f" {self.mfu * 4 / 3:.0%} of the peak for what is executed: {_s(its.step_s)} for this"
+            " step;"
             f" {format_seconds(run.seconds)} for the run, {run.device_hours:.3g} device-hours,"
             f" ${run.dollars:,.0f} at ${self.price:.2f} each;"
             f" {format_count(run.tokens_per_s)} tokens/s,"

@@ -18,7 +18,15 @@ from s1jax.decoding.places import Item, new_rows
 from s1jax.decoding.record import Request
 from s1jax.decoding.step import State, Static, axes_of, decode
 from s1jax.hardware import HARDWARE
-from s1jax.mesh import DECODING, ArraySpec, exact_products, make_mesh, sharding, use_rules, ways
+from s1jax.mesh import (
+    DECODING,
+    AnyMesh,
+    ArraySpec,
+    exact_products,
+    make_mesh,
+    sharding,
+    use_rules,
+)
 from s1jax.models.cache import empty_cache
 from s1jax.models.config import ModelConfig
 from s1jax.models.decoder import specs
@@ -27,11 +35,10 @@ from s1jax.planning.card import Card, traffic_of
 from s1jax.planning.collectives import collectives
 from s1jax.planning.compiling import DoesNotFit, compile_traced
 from s1jax.planning.estimate import Estimate, network_s
-from s1jax.planning.remedies import devices_of
+from s1jax.planning.remedies import devices_of, sizes_alone
 from s1jax.planning.topology import absent_devices
 from s1jax.progress import format_count
 from s1jax.training.memory import shard_bytes
-from s1jax.types import UserError
 
 PROMPT_TOKENS = 256  # of the prompts of a block that prefill reads
 BANDWIDTH_SHARE = 0.85  # of a device's bandwidth, what good decoding reaches (see BUILD_NOTES.md)
@@ -53,29 +60,35 @@ def plan_decode(cfg: Config, model: ModelConfig, what: str, *, compiles: bool) -
     """The card of one decoding step, or of the prefill of a block of prompts, on the mesh.
 
     Weights lie as decoding has them, in the dtype of the arithmetic and split over mesh.tensor.
-    Raises UserError where sizes do not divide, or where nothing can be compiled here.
+    Raises UserError where sizes do not divide.
     """
-    if not compiles:
-        raise UserError(f"--what={what} is planned by compiling it: install what is missing")
     hardware = HARDWARE[cfg.plan.hardware]
     count = devices_of(cfg)
-    mesh = make_mesh(cfg.mesh, absent_devices(cfg.plan.hardware, count))
+    mesh: AnyMesh = sizes_alone(cfg.mesh, count)
+    if compiles:
+        mesh = make_mesh(cfg.mesh, absent_devices(cfg.plan.hardware, count))
     with use_rules(DECODING):
         shapes = _shapes(cfg, model, mesh)
         weights, cache = shard_bytes(shapes.params), shard_bytes(shapes.state.cache)
-        with jax.set_mesh(mesh), exact_products(cfg.model.compute_dtype):
-            traced = _trace(shapes, mesh, what)
-            refused = None
-            try:
-                made = compile_traced(traced, mesh)
-            except DoesNotFit as error:
-                made, refused = None, error
-    executed = flops.count(traced.jaxpr).total
+        made, refused = None, None
+        if isinstance(mesh, jax.sharding.Mesh):
+            with jax.set_mesh(mesh), exact_products(cfg.model.compute_dtype):
+                traced = _trace(shapes, mesh, what)
+                try:
+                    made = compile_traced(traced, mesh)
+                except DoesNotFit as error:
+                    refused = error
+    tokens = shapes.rows * (1 if what == "decode" else PROMPT_TOKENS)
+    executed = 2.0 * model.parameters * tokens  # and little attention
+    if made is not None:
+        executed = flops.count(made.jaxpr).total
     found = collectives(made.hlo) if made is not None else {}
     network = network_s(found, hardware)
     compute = executed / (count * hardware.flops)
     read = (weights + cache * (what == "decode")) / (BANDWIDTH_SHARE * hardware.bandwidth)
-    peak = weights + cache if made is None else made.peak_bytes
+    peak = weights + cache
+    if made is not None:  # prefill's own program does not have the cache, which lies there too
+        peak = made.peak_bytes + (0 if what == "decode" else cache)
     if refused is not None:
         peak = max(peak, hardware.memory_bytes + 1)
     step_s = max(compute / cfg.plan.mfu, read) + network
@@ -105,7 +118,7 @@ def plan_decode(cfg: Config, model: ModelConfig, what: str, *, compiles: bool) -
     )
 
 
-def _shapes(cfg: Config, model: ModelConfig, mesh: jax.sharding.Mesh) -> _Shapes:
+def _shapes(cfg: Config, model: ModelConfig, mesh: AnyMesh) -> _Shapes:
     dtype = jnp.dtype(cfg.model.compute_dtype)
     static = Static(model, model.vocab_size, dtype, cfg.decode.strict)
     wanted = specs(model, apart=True)
@@ -115,8 +128,9 @@ def _shapes(cfg: Config, model: ModelConfig, mesh: jax.sharding.Mesh) -> _Shapes
         return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=sharding(name, spec, mesh))
 
     params = jax.tree.map_with_path(laid, wanted, is_leaf=lambda x: isinstance(x, ArraySpec))
-    with jax.set_mesh(mesh):
-        rows = rows_of(cfg.decode.batch_size, ways("batch"), cfg.decode.strict)
+    rows = rows_of(
+        cfg.decode.batch_size, mesh.shape["data"] * mesh.shape["fsdp"], cfg.decode.strict
+    )
     most = cfg.decode.max_thinking_tokens
     tokens = PROMPT_TOKENS + (most or model.max_positions) + cfg.decode.max_answer_tokens
     columns = bucket(min(tokens, model.max_positions))

@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from s1jax.config import Config, Mesh
 from s1jax.data.labels import Tokenized
-from s1jax.mesh import AXES, make_mesh, mesh_sizes
+from s1jax.mesh import AXES, AnyMesh, make_mesh, mesh_sizes
 from s1jax.models.config import ModelConfig
 from s1jax.planning.card import Card
 from s1jax.planning.topology import absent_devices
@@ -49,13 +49,17 @@ def card_of(cfg: Config, inputs: Inputs, *, compiles: bool | None = None) -> Car
         raise UserError("\n  ".join(["config", *problems]))
     examples = [_cut(example, cfg.data.row_length) for example in inputs.examples]
     workload = workload_of(cfg, examples, sizes, inputs.source)
-    mesh = (
-        make_mesh(cfg.mesh, absent_devices(cfg.plan.hardware, count))
-        if compiles
-        else AbstractMesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    )
+    mesh: AnyMesh = sizes_alone(cfg.mesh, count)
+    if compiles:
+        mesh = make_mesh(cfg.mesh, absent_devices(cfg.plan.hardware, count))
     plan = Plan(with_kernel(cfg, workload.row_length), inputs.model, mesh, workload)
     return plan_train(plan, compiles=compiles)
+
+
+def sizes_alone(mesh: Mesh, devices: int) -> AbstractMesh:
+    """A mesh of that many devices which are nowhere: nothing is compiled for it."""
+    sizes = tuple(mesh_sizes(mesh, devices).values())
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def devices_of(cfg: Config) -> int:
@@ -83,7 +87,8 @@ def _cut(example: Tokenized, length: int) -> Tokenized:
 def advice(cfg: Config, inputs: Inputs) -> str:
     """The first changes with which the run fits, each kept while the next is tried.
 
-    First what is computed again, then the dtype of Adam's moments, the length of rows, the mesh.
+    First what is computed again, then the dtype of Adam's moments, rows at a time and their length,
+    the mesh.
     """
     tried: list[str] = []
     for change in changes(cfg, inputs):
@@ -99,7 +104,7 @@ def advice(cfg: Config, inputs: Inputs) -> str:
         if card.fits:
             return "it fits with " + "\n".join([f"{change.text}:", card.text()])
         tried.append(f"  {change.text}: {format_bytes(card.peak_bytes)}")
-    return "\n".join(["nothing that was tried fits; more devices are needed:", *tried, ""])
+    return "\n".join(["nothing that was tried fits:", *tried, ""])
 
 
 def changes(cfg: Config, inputs: Inputs) -> Iterator[Change]:
@@ -124,18 +129,35 @@ def changes(cfg: Config, inputs: Inputs) -> Iterator[Change]:
             cfg = replace(cfg, optimizer=replace(cfg.optimizer, **field))
             done.append(f"--config.optimizer.{name}=bfloat16")
             yield Change(cfg, " ".join(done))
+    if cfg.train.remat != "offload":
+        yield change(
+            "--config.train.remat=offload", replace(cfg, train=replace(cfg.train, remat="offload"))
+        )
 
-    length = cfg.data.row_length // 2
-    while length >= SHORTEST_ROW:
-        cut = sum(len(example.tokens) > length for example in inputs.examples)
-        data = replace(cfg.data, row_length=length, packed_row_length=None)
-        note = f" (cuts {cut:,} of {len(inputs.examples):,} examples)" if cut else ""
-        yield change(f"--config.data.row_length={length}{note}", replace(cfg, data=data))
-        length //= 2
+    if not cfg.data.pack:  # packed rows hold as many tokens, however long they are
+        yield from _shorter_rows(cfg, inputs, done)
 
     for mesh in meshes(devices_of(cfg)):
         if mesh != cfg.mesh and mesh.data == 1:
             yield change(_flags(mesh), replace(cfg, mesh=mesh, data=replace(cfg.data, pack=True)))
+
+
+def _shorter_rows(cfg: Config, inputs: Inputs, done: list[str]) -> Iterator[Change]:
+    """Fewer rows at a time, which changes no update; then shorter ones, which cut examples."""
+    slices = 2 * cfg.train.accumulation_steps
+    while cfg.data.batch_size % slices == 0:
+        text = f"--config.train.accumulation_steps={slices}"
+        train = replace(cfg.train, accumulation_steps=slices)
+        yield Change(replace(cfg, train=train), " ".join([*done, text]))
+        slices *= 2
+    length = cfg.data.row_length // 2
+    while length >= SHORTEST_ROW:
+        cut = sum(len(example.tokens) > length for example in inputs.examples)
+        note = f" (cuts {cut:,} of {len(inputs.examples):,} examples)" if cut else ""
+        text = f"--config.data.row_length={length}{note}"
+        data = replace(cfg.data, row_length=length)
+        yield Change(replace(cfg, data=data), " ".join([*done, text]))
+        length //= 2
 
 
 def meshes(devices: int) -> Iterator[Mesh]:
@@ -179,7 +201,7 @@ def search(cfg: Config, inputs: Inputs) -> str:
     ranked.sort(key=lambda plan: plan[0])
     if not ranked:
         return "no plan fits: " + advice(cfg, inputs)
-    say(f"{len(ranked)} plans may fit; the fastest are compiled")
+    say(f"{len(ranked)} plans may fit as reckoned; the fastest of them are looked at")
     best: tuple[float, str, Card] | None = None
     for seconds, text, tried in ranked[:COMPILED]:
         if best is not None and best[0] <= seconds:
@@ -195,4 +217,5 @@ def search(cfg: Config, inputs: Inputs) -> str:
             best = (card.run.seconds, text, card)
     if best is None:
         return "none of the fastest plans fits: " + advice(cfg, inputs)
-    return f"fastest of {len(ranked)} plans:\n  {best[1]}\n{best[2].text()}"
+    looked = f"{min(COMPILED, len(ranked))} of {len(ranked)} plans that may fit"
+    return f"the fastest of the first {looked}:\n  {best[1]}\n{best[2].text()}"

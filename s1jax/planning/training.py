@@ -11,6 +11,7 @@ from s1jax.mesh import AnyMesh
 from s1jax.metrics import train_flops
 from s1jax.models.attention import choose
 from s1jax.models.config import ModelConfig
+from s1jax.models.feedforward import PIECE_TOKENS
 from s1jax.planning import flops
 from s1jax.planning.card import Card, traffic_of
 from s1jax.planning.collectives import collectives
@@ -21,7 +22,9 @@ from s1jax.progress import format_count
 from s1jax.training.memory import Memory, memory
 from s1jax.training.step import abstract_state
 
-EXECUTED = {"none": 1.0, "dots": 1.05, "full": 4 / 3, "offload": 4 / 3}  # about, of what is needed
+# Products of scores and features that kernels do in the backward pass, where the model needs 4:
+# flash attention computes its scores again, ours for queries and for keys apart.
+BACKWARD_PRODUCTS = {"xla": 4, "cudnn": 5, "chunked": 5, "triton": 7, "splash": 7}
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,8 @@ def plan_train(plan: Plan, *, compiles: bool, notes: tuple[str, ...] = ()) -> Ca
             held = _too_large(held, plan.hardware)
     needed = _needed(model, workload)
     if made is None:
-        again = EXECUTED[cfg.train.remat]
-        products, attention, found = again * needed.products, again * needed.attention, None
-        seconds = _network_reckoned(plan)
+        products, attention = _executed(plan, needed)
+        found, seconds = None, _network_reckoned(plan)
     else:
         counted = flops.count(made.jaxpr)
         attention, found = sum(counted.kernels.values()), collectives(made.hlo)
@@ -133,6 +135,24 @@ def _needed(model: ModelConfig, workload: Workload) -> Work:
     return Work(total - attention, attention, rows * length, pairs)
 
 
+def _executed(plan: Plan, needed: Work) -> tuple[float, float]:
+    """Matrix products and attention with what is computed again, as the compiled step has them.
+
+    The last product of a layer is never computed again, and feed-forward in pieces always is.
+    """
+    cfg, model, sizes = plan.cfg, plan.model, dict(plan.mesh.shape)
+    whole = cfg.train.remat in ("full", "offload")
+    shards = sizes["data"] * sizes["fsdp"] * sizes["context"]
+    tokens = needed.tokens // (shards * cfg.train.accumulation_steps)
+    gate_and_up = 2 * model.embed_dim * model.mlp_dim
+    heads = 2 * model.embed_dim * (model.heads + model.kv_heads) * model.head_dim
+    again = heads * whole + gate_and_up * (whole or tokens > PIECE_TOKENS)
+    products = needed.products + 2.0 * needed.tokens * model.layers * again
+    forward = 2 if cfg.train.remat == "none" else 4
+    shares = (forward + BACKWARD_PRODUCTS[cfg.model.attention]) / 6
+    return products, shares * needed.attention
+
+
 def _too_large(held: Memory, hardware: Hardware) -> Memory:
     """What was reckoned, or where that says that it fits what the compiler contradicts."""
     lacking = max(hardware.memory_bytes + 1 - held.total, 0)
@@ -144,14 +164,17 @@ def _by_kind(held: Memory, made: Compiled | None) -> dict[str, int]:
     names = {
         "parameters": "parameters",
         "moments": "Adam's moments",
-        "gradients": "gradients",
-        "activations": "kept of each layer for the backward pass",
-        "working": "one layer's arrays, or a chunk of logits",
+        "gradients": "gradients (reckoned)",
+        "activations": "kept of each layer for the backward pass (reckoned)",
+        "working": "the rest: one layer's arrays, or a chunk of logits",
     }
     sizes = {text: getattr(held, name) for name, text in names.items()}
     if made is not None:
-        rest = list(sizes.values())[:-1]
-        sizes[names["working"]] = made.peak_bytes - sum(rest)
+        left = made.peak_bytes
+        for text in sizes:
+            sizes[text] = min(sizes[text], left)
+            left -= sizes[text]
+        sizes[names["working"]] += left
     return sizes
 
 

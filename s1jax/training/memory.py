@@ -82,14 +82,18 @@ def _kept(
 ) -> int:
     """Bytes that a layer leaves on its device for the backward pass."""
     heads, features = _features(model, tensor)
+    queries, keys = (n * model.head_dim // tensor for n in (model.heads, model.kv_heads))
+    projected = queries + 2 * keys + 2 * model.embed_dim  # and the stream
     if tokens > PIECE_TOKENS:
         features = 0  # in pieces they are always computed again
+    else:
+        projected += 2 * features // 3 + model.embed_dim
     products = heads + features + 2 * model.embed_dim
     plain = cfg.model.attention == "xla"
     scores = 4 * tokens * row_length * model.heads // tensor if plain else 0
     return {
         "none": tokens * width * (2 * products + 4 * model.embed_dim) + scores,
-        "dots": tokens * width * (products + model.embed_dim),
+        "dots": tokens * width * projected,
         "full": tokens * width * model.embed_dim,
         "offload": 0,
     }[cfg.train.remat]
