@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/mini
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-plan lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m s1jax.distill --config=configs/mini.py --workdir=$(WORKDIR)
@@ -26,6 +26,14 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# With XLA's compilers for machines that are not here, in an environment of its own: JAX tells on
+# every start that the CUDA plugin found no GPU.
+test-plan:
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --editable '.[dev,plan-gpu]'
+	.venv-plan/bin/python -m pytest -m '' tests/test_plan.py tests/test_flops.py \
+		tests/test_collectives.py tests/test_kernels.py
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +52,4 @@ $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $(VENV)/installed $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-plan runs
