@@ -60,7 +60,7 @@ def by_depth(name: str, depths: list[int]) -> None:
     devices = jax.devices("cpu")[:1] if name == "cpu" else absent_devices(name, 16)
     compiled(name, devices, 1)  # what is loaded and built once
     # Round and round, so that what disturbs the machine disturbs all of them.
-    rounds = [[compiled(name, devices, layers) for layers in depths] for _ in range(3)]
+    rounds = [[compiled(name, devices, layers) for layers in depths] for _ in range(2)]
     whole = []
     print(f"{len(devices)} x {name}, {ROWS} rows of {ROW_LENGTH} tokens")
     for layers, tries in zip(depths, zip(*rounds, strict=True), strict=True):

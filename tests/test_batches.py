@@ -143,12 +143,15 @@ def layouts(draw):
     examples = [example(i, prompt, trained) for i, (prompt, trained) in enumerate(lengths)]
     shards, slices = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
     packed = draw(st.booleans())
-    batch_size = draw(st.integers(1, 9)) if packed else shards * slices * draw(st.integers(1, 2))
+    batch_size = (
+        draw(st.integers(slices, 9)) if packed else shards * slices * draw(st.integers(1, 2))
+    )
+    longer = [row_length, 3 * row_length] if packed else []
     fields = {
         "data__pack": packed,
         "data__batch_size": batch_size,
         "data__row_length": row_length,
-        "data__packed_row_length": draw(st.sampled_from([None, row_length, 3 * row_length])),
+        "data__packed_row_length": draw(st.sampled_from([None, *longer])),
         "data__buckets": draw(st.integers(1, 3)),
         "train__epochs": 2,
         "train__accumulation_steps": slices,

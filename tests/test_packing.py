@@ -161,11 +161,16 @@ def test_no_less_of_it_is_useful_than_of_plain_packing_in_as_many_rows(lengths, 
             {"data__packed_row_length": 40_001, "mesh__fsdp": 1, "mesh__context": 2},
             "data.packed_row_length=40001 must divide by mesh.context=2",
         ),
+        ({"data__packed_row_length": 65_536, "data__pack": False}, "set data.pack=True"),
+        (
+            {"data__batch_size": 3, "mesh__fsdp": 2, "train__accumulation_steps": 2},
+            "rows would be empty",
+        ),
     ],
 )
 def test_packed_rows_that_cannot_be_are_refused(fields, words):
     with pytest.raises(UserError, match=words):
-        make_config(dotted({"data__batch_size": 16} | fields))
+        make_config(dotted({"data__batch_size": 16, "data__pack": True} | fields))
 
 
 # Row lengths.
