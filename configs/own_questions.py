@@ -36,5 +36,11 @@ def get_config() -> ConfigDict:
     c.pool.phrases_from = 5  # what five questions share is a phrase, no copy of a test question
 
     c.data.path = "runs/own/curated.jsonl"
-    c.mesh.fsdp = 8
+    c.data.pack = True
+    c.data.packed_row_length = 65_536
+    c.mesh.fsdp = 2
+    c.mesh.context = 4
+    c.plan.hardware = "h100"
+    c.plan.example_tokens = 10_000  # a guess
+    c.plan.longest_tokens = 32_768
     return c

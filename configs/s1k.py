@@ -55,5 +55,10 @@ def get_config() -> ConfigDict:
     c.curate.domains = "model"
 
     c.data.path = "runs/s1k/curated.jsonl"
-    c.mesh.fsdp = 16
+    c.data.pack = True
+    c.mesh.fsdp = 4
+    c.mesh.context = 4
+    c.plan.hardware = "h100"
+    c.plan.example_tokens = 5200  # s1K's, about; yours once they are there
+    c.plan.longest_tokens = 9100
     return c
