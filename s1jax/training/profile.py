@@ -33,7 +33,10 @@ class Profile:
         if not self._running:
             # So that the trace holds whole steps. Waits at most twice in a run.
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self.directory)
+            # Without Python's own calls: to hook them in other threads has crashed a process.
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(self.directory, profiler_options=options)
             self._running = True
         self._traced.append(step)
 
