@@ -27,7 +27,7 @@ from s1jax.card import model_card
 from s1jax.chat import ChatTokenizer, chat_of
 from s1jax.checkpoint import Checkpoints, check_same, save_assets
 from s1jax.compile_cache import keep_compiled
-from s1jax.config import Config, to_json
+from s1jax.config import Config
 from s1jax.data.batches import Batches
 from s1jax.data.examples import load_examples
 from s1jax.data.labels import check_labels, digest, label_stats, tokenize
@@ -176,7 +176,8 @@ def _train(run: Run, stop: Stop, stopwatch: Stopwatch) -> int:
         say(f"this run is done: {run.workdir / 'hf'}; nothing is left to do")
         return cli.DONE
     if jax.process_index() == 0:
-        _write(run.workdir / "config.json", to_json(run.cfg))
+        config = json.dumps(run.meta["config"], indent=2)  # as it was given: "auto" stays so
+        _write(run.workdir / "config.json", config + "\n")
     if state is None:
         with stopwatch.spent("load"):
             state = _load(run, stop)
